@@ -43,7 +43,9 @@ def read_answers(
         raise FileNotFoundError(f"{path} is missing; `eigen-digits train --folds` writes it")
     with np.load(path) as file:
         groups = sorted({key.split("/")[0] for key in file.files})
-        arrays = {group: {f: file[f"{group}/{f}"] for f in Answers._fields if f"{group}/{f}" in file} for group in groups}
+        arrays = {
+            group: {f: file[f"{group}/{f}"] for f in Answers._fields if f"{group}/{f}" in file} for group in groups
+        }
     for fields in arrays.values():
         fields["logits"] = fields["logits"].astype(np.float64)
         fields.setdefault("fold", np.zeros(len(fields["labels"]), int))

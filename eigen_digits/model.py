@@ -95,5 +95,6 @@ def to_litert(
     "Convert a network to the format that the LiteRT runtime reads."
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")
     with contextlib.redirect_stdout(io.StringIO()):  # the converter lists every variable
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()

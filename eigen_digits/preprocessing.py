@@ -9,7 +9,6 @@ __all__ = ['SMALLEST', 'LARGEST', 'Source', 'SIDE', 'CANVAS', 'BRUSH', 'Strokes'
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import base64
-import binascii
 import io
 import os
 from collections.abc import Iterable
@@ -60,9 +59,10 @@ def _open_data_url(
     if not comma or not head.endswith(";base64"):
         raise ImageError("the data URL is not base64; send 'data:image/png;base64,' followed by the picture")
     try:
-        return _open_bytes(base64.b64decode(body, validate=True))
-    except binascii.Error as error:
+        data = base64.b64decode(body, validate=True)
+    except ValueError as error:
         raise ImageError(f"the base64 of the picture is broken ({error}); send it whole") from error
+    return _open_bytes(data)
 
 # %% ../nbs/01_preprocessing.ipynb #from-array
 def _from_array(

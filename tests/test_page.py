@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from eigen_digits import serving
 from eigen_digits.inference import Recognizer
 from eigen_digits.preprocessing import BRUSH, load_image, preprocess, rasterize
 
+ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; it comes with [dev]")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium")
@@ -114,6 +116,8 @@ def picture(page) -> Image.Image:
 def test_a_digit_drawn_with_the_mouse_is_read(page, digit):
     draw(page, DIGITS[digit])
     assert predict(page) == str(digit)
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"page-{digit}.png")
 
 
 def test_enter_is_predict_and_the_answer_is_announced(page):

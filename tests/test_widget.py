@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="the widget test needs Chromium: apt-get install chromium"),
 ]
 
-SECONDS = 90  # a slow machine that is busy with other tests starts a kernel in half a minute
+SECONDS = 180  # a machine busy with other tests takes a minute to start a server, a browser and a kernel
 SEVEN = [[(80, 70), (200, 70), (120, 220)]]
 ZERO = [[(140, 60), (100, 80), (82, 140), (100, 200), (140, 220), (180, 200), (198, 140), (180, 80), (140, 60)]]
 

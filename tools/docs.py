@@ -5,6 +5,7 @@ With the `dev` extra installed, and without quarto:
     python tools/docs.py readme           write README.md and its pictures from nbs/index.ipynb
     python tools/docs.py readme --check   fail if they are not what nbs/index.ipynb makes
     python tools/docs.py site             render the site into _docs/
+    python tools/docs.py pictures         draw on the page and in the widget, and keep a picture of each for the README
 """
 
 import argparse
@@ -117,13 +118,25 @@ def site() -> None:
     shutil.move(pages / CONFIG.doc_path.name, CONFIG.doc_path)
 
 
+def pictures() -> None:
+    """Take nbs/images/page.png and widget.png from the browser tests that draw a 7."""
+    tests = ["tests/test_page.py", "tests/test_widget.py", "-k", "digit and mouse and (7 or seven)"]
+    subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=True)
+    (NOTEBOOKS / "images").mkdir(exist_ok=True)
+    for name, artifact in (("page", "page-7"), ("widget", "widget-a_drawn_digit_is_answered-seven-mouse")):
+        shutil.copy(ROOT / "test-artifacts" / f"{artifact}.png", NOTEBOOKS / "images" / f"{name}.png")
+
+
 def main() -> None:
     """Read the command line and run its command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["readme", "site"])
+    parser.add_argument("command", choices=["readme", "site", "pictures"])
     parser.add_argument("--check", action="store_true", help="with readme: write nothing, fail on a difference")
     options = parser.parse_args()
-    site() if options.command == "site" else readme(options.check)
+    if options.command == "readme":
+        readme(options.check)
+    else:
+        {"site": site, "pictures": pictures}[options.command]()
 
 
 if __name__ == "__main__":

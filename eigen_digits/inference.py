@@ -50,7 +50,7 @@ def read_artefact(
     try:
         meta = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path} cannot be read: {error}") from error
+        raise ArtefactError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise ArtefactError(f"{path} has format {found!r}; this version reads format {FORMAT}")
@@ -64,7 +64,7 @@ def _checked(path: Path, digests: dict) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ArtefactError(f"{path} cannot be read: {error}") from error
+        raise ArtefactError(f"{path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != digests.get(path.name, {}).get("sha256"):
         raise ArtefactError(f"{path} is not the file that model.json names: its sha256 differs")
     return data

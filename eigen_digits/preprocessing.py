@@ -304,9 +304,7 @@ _WORK = 320  # pixels on the longer side that framing works with
 
 def frame(
     grey: Image.Image,  # mode "L", of any size and either polarity
-) -> (
-    Image.Image | None
-):  # mode "L", square, dark ink on white paper, the digit in the middle; None where there is no ink
+) -> Image.Image | None:  # mode "L", square, the digit dark on white in its middle; None where there is no ink
     "Find the digit in a picture and put it in the middle, level, dark on white and without its surroundings."
     factor = -(-max(grey.size) // _WORK)
     ink = find_ink(grey.reduce(factor) if factor > 1 else grey)

@@ -263,6 +263,8 @@ def _compiled(recipe: Recipe) -> keras.Model:
     model = getattr(networks, recipe.network)()
     rate = recipe.learning_rate
     if not recipe.callbacks:
+        if recipe.epochs < 2:
+            raise ValueError(f"epochs: {recipe.epochs} is too few, since the first warms up; give 2 or more")
         total = recipe.epochs * recipe.steps
         rate = keras.optimizers.schedules.CosineDecay(
             rate / 10, total - recipe.steps, alpha=0.01, warmup_target=rate, warmup_steps=recipe.steps

@@ -214,4 +214,4 @@ def _cell(figures: dict) -> str:
     low, high = figures["interval"]
     worst = figures.get("worst_writer")
     text = f"**{100 * figures['accuracy']:.2f} %** ({100 * low:.2f}–{100 * high:.2f})"
-    return text + (f", worst writer {100 * worst['accuracy']:.1f} %" if worst else "")
+    return text + (f", worst writer {100 * worst['accuracy']:.1f} % of {worst['count']}" if worst else "")

@@ -147,7 +147,7 @@ async def get_recognizer(
     request: Request,  # the request being answered
 ) -> Recognizer:  # what the lifespan loaded
     """Give a route the recognizer of its application."""
-    # `async`, though nothing is awaited: FastAPI would send a plain function to another thread, at ten times its cost.
+    # `async`, though nothing is awaited: FastAPI would send a plain function to another thread, for nothing.
     return request.app.state.recognizer
 
 

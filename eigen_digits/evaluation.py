@@ -196,9 +196,9 @@ def evaluate(
 # %% ../nbs/04_evaluation.ipynb #table
 def results_table(
     folder: str | os.PathLike = "models",  # holds a folder for each recipe, with its evaluation.json
-    names: tuple[str, ...] = ("original", "eigen-digits"),
+    names: tuple[str, ...] = ("eigen-digits",),
 ) -> str:  # Markdown
-    "The measured figures of several recipes side by side."
+    "The measured figures of recipes, side by side."
     measured = {name: json.loads((Path(folder) / name / "evaluation.json").read_text()) for name in names}
     rows = ["| asked about | count | " + " | ".join(names) + " |", "|---|---:|" + "---|" * len(names)]
     for group, protocol in PROTOCOLS.items():

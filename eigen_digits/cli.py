@@ -156,10 +156,11 @@ def _recognizer(model: Path | None):
 def serve(host: str | None, port: int | None):
     """Start the web page and the API."""
     from eigen_digits import serving
+    from eigen_digits.inference import ArtefactError
 
     try:
         serving.serve(host, port)
-    except serving.SettingsError as error:
+    except (serving.SettingsError, ArtefactError) as error:
         raise click.ClickException(str(error)) from error
 
 # %% ../nbs/08_cli.ipynb #describe
@@ -220,7 +221,7 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
     "A recipe with what the command line says otherwise."
     from dataclasses import replace
 
-    quick = {"sets": {"sample": 1.0}, "epochs": 2, "steps": min(recipe.steps, 40)} if sample else {}
+    quick = {"sets": {"sample": 1.0}, "base": None, "epochs": 2, "steps": min(recipe.steps, 40)} if sample else {}
     given = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     return replace(recipe, **quick | given)
 
@@ -228,20 +229,21 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @main.command()
 @_recipe_option
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
 @click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
 @click.option("--seed", type=int, help="The recipe's own if not given.")
 @click.option("--sample", is_flag=True, help="A quick run on a small packaged set.")
-def train(name: str, folds: bool, out: Path | None, epochs: int | None, seed: int | None, sample: bool):
+def train(name: str, folds: bool, jobs: int, out: Path | None, epochs: int | None, seed: int | None, sample: bool):
     """Train a network and write it as a model, or measure its recipe by folds."""
     with _extra("train"):
         from eigen_digits import training
 
         recipe = _changed(training.RECIPES[name], epochs, seed, sample)
-        kinds = _loaded(training.load_kinds, recipe)
+        kinds = _loaded(training.load_kinds, recipe, folds)
         folder = _folder(out, name, sample)
         if folds:
-            click.echo(training.out_of_fold(recipe, kinds, folder))
+            click.echo(training.out_of_fold(recipe, kinds, folder, jobs=jobs))
         else:
             training.train(folder, recipe, kinds)
             click.echo(folder / "model.json")

@@ -31,20 +31,25 @@ import PIL
 from PIL import Image
 
 from . import preprocessing
-from .preprocessing import CANVAS, load_image, preprocess, rasterize
+from .preprocessing import BRUSH, CANVAS, load_image, preprocess, rasterize
 
 # %% ../nbs/00_data.ipynb #digits
 class Drawn(Sequence):
     """Pen strokes as a sequence of pictures, each drawn by `rasterize` when it is asked for."""
 
-    def __init__(self, strokes: Sequence):  # one list of strokes per digit
+    def __init__(
+        self,
+        strokes: Sequence,  # one list of strokes per digit
+        widths: np.ndarray | None = None,  # (n,) of the brush, in pixels; the page's own if None
+    ):
         self.strokes = strokes
+        self.widths = np.full(len(strokes), BRUSH) if widths is None else widths
 
     def __len__(self) -> int:
         return len(self.strokes)
 
     def __getitem__(self, i: int) -> Image.Image:
-        return rasterize(self.strokes[i])
+        return rasterize(self.strokes[i], width=self.widths[i])
 
 
 @dataclass
@@ -74,14 +79,15 @@ class Digits:
     ) -> "Digits":
         """The digits at `index`, in its order."""
         index = np.arange(len(self))[index]
-        strokes = _take(self.strokes, index)
-        images = Drawn(strokes) if isinstance(self.images, Drawn) else _take(self.images, index)
-        writers, names = _take(self.writers, index), _take(self.names, index)
-        return Digits(images, self.labels[index], writers, self.source, names, strokes, self.unreadable)
+        fields = (self.images, self.labels, self.writers, self.names, self.strokes)
+        images, labels, writers, names, strokes = (_take(items, index) for items in fields)
+        return Digits(images, labels, writers, self.source, names, strokes, self.unreadable)
 
 
 def _take(items: Sequence | None, index: np.ndarray) -> Sequence | None:
-    """The items at `index`, in an array if they are one, else in a list; None stays None."""
+    """The items at `index`, in an array or a `Drawn` if they are one, else in a list; None stays None."""
+    if isinstance(items, Drawn):
+        return Drawn(_take(items.strokes, index), items.widths[index])
     if items is None or isinstance(items, np.ndarray):
         return None if items is None else items[index]
     return [items[i] for i in index]
@@ -521,7 +527,7 @@ def _cache_key(images: Sequence, frame: bool) -> str:
     """A digest of all that decides what `prepared` gives."""
     settings = [frame, _PREPROCESSING, np.__version__, PIL.__version__]
     key = hashlib.sha256(json.dumps(settings).encode())
-    for item in images.strokes if isinstance(images, Drawn) else images:
+    for item in [*images.strokes, images.widths] if isinstance(images, Drawn) else images:
         content = _content(item)
         key.update(len(content).to_bytes(8, "big") + content)
     return key.hexdigest()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +39,32 @@ class ArtefactError(ValueError):
 
 FORMAT = 1  # the version of model.json that is read here
 _NETWORK = "model.tflite"
-_NEEDED = ("name", "preprocessing", "temperature", "threshold", "files")
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    "A check for a number in a range, which True, NaN and infinity are not."
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _object(**types: type) -> Callable[[object], bool]:
+    "A check for an object with just these keys and types."
+    return lambda value: isinstance(value, dict) and {key: type(item) for key, item in value.items()} == types
+
+
+def _files(value: object) -> bool:
+    "The check for the files beside model.json and their digests."
+    each = _object(sha256=str, bytes=int)
+    return isinstance(value, dict) and _NETWORK in value and all(map(each, value.values()))
+
+
+# What is read of model.json: what it must be, in words and as a check.
+_FIELDS = {
+    "name": ("a text", lambda value: isinstance(value, str)),
+    "preprocessing": ('{"frame": true} or {"frame": false}', _object(frame=bool)),
+    "temperature": ("a positive, finite number", _number(1e-30, 1e30)),  # float32 can divide by it
+    "threshold": ("a number from 0 to 1", _number(0, 1)),
+    "files": (f'{_NETWORK} and the files beside it, each as {{"sha256": a text, "bytes": a count}}', _files),
+}
 
 
 def read_artefact(
@@ -49,13 +74,16 @@ def read_artefact(
     path = Path(folder) / "model.json"
     try:
         meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise ArtefactError(f"{path} has format {found!r}; this version reads format {FORMAT}")
-    if missing := [key for key in _NEEDED if key not in meta]:
+    if missing := [key for key in _FIELDS if key not in meta]:
         raise ArtefactError(f"{path} does not tell {', '.join(missing)}")
+    for key, (wanted, is_right) in _FIELDS.items():
+        if not is_right(meta[key]):
+            raise ArtefactError(f"{path} has {key} {meta[key]!r:.80}; it must be {wanted}")
     return meta, _checked(Path(folder) / _NETWORK, meta["files"])
 
 
@@ -65,7 +93,7 @@ def _checked(path: Path, digests: dict) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != digests.get(path.name, {}).get("sha256"):
+    if hashlib.sha256(data).hexdigest() != digests[path.name]["sha256"]:
         raise ArtefactError(f"{path} is not the file that model.json names: its sha256 differs")
     return data
 

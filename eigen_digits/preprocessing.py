@@ -11,6 +11,7 @@ __all__ = ['SMALLEST', 'LARGEST', 'Source', 'SIDE', 'CANVAS', 'BRUSH', 'Strokes'
 import base64
 import io
 import os
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,6 +24,7 @@ class ImageError(ValueError):
 
 SMALLEST = 8  # pixels on the longer side: below it no digit can be read
 LARGEST = 25_000_000  # pixels in all, 5,000 × 5,000: above it a picture is refused before it is decoded
+_OUTSIZED = f"the picture has {{}} pixels; send one of {SMALLEST}×{SMALLEST} to 5000×5000 pixels"
 
 # %% ../nbs/01_preprocessing.ipynb #open-bytes
 def _open_bytes(
@@ -32,9 +34,18 @@ def _open_bytes(
     if not data:
         raise ImageError("the picture is empty: 0 bytes; send a PNG, JPEG, WebP, BMP or TIFF file")
     try:
-        image = Image.open(io.BytesIO(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ImageError(_OUTSIZED.format("more than 178 million")) from error
     except Exception as error:  # Pillow raises many kinds for broken headers
         raise ImageError("the data is not a picture; send a PNG, JPEG, WebP, BMP or TIFF file") from error
+    return _decode(image)
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    "Read the pixels of an opened image, if they are neither too many nor too few."
     _check_size(*image.size)
     try:
         image.load()
@@ -46,9 +57,7 @@ def _open_bytes(
 def _check_size(width: int, height: int) -> None:
     "Refuse a picture with too few or too many pixels, by its header alone."
     if max(width, height) < SMALLEST or width * height > LARGEST:
-        raise ImageError(
-            f"the picture has {width}×{height} pixels; send one of {SMALLEST}×{SMALLEST} to 5000×5000 pixels"
-        )
+        raise ImageError(_OUTSIZED.format(f"{width}×{height}"))
 
 # %% ../nbs/01_preprocessing.ipynb #data-url
 def _open_data_url(
@@ -102,8 +111,7 @@ def load_image(
     elif isinstance(source, np.ndarray):
         image = _from_array(source)
     elif isinstance(source, Image.Image):
-        _check_size(*source.size)
-        image = source
+        image = _decode(source)
     else:
         raise ImageError(f"{type(source).__name__} is no picture; give bytes, a path, a data URL, an image or an array")
     return _on_white_paper(ImageOps.exif_transpose(image))
@@ -116,6 +124,10 @@ def _open_path(path: str | os.PathLike) -> Image.Image:
             return _open_bytes(file.read())
     except OSError as error:
         raise ImageError(f"{os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{os.fspath(path)!r} is no path ({error}); give that of a picture") from error
 
 
 def _on_white_paper(image: Image.Image) -> Image.Image:
@@ -142,6 +154,7 @@ def brute_force(
 
 # %% ../nbs/01_preprocessing.ipynb #paper-is-dark
 _GRID = 32  # cells on a side of the coarse picture in which paper and light are judged
+_RIM = 3  # of these cells, how deep a rim may reach
 
 
 def paper_is_dark(
@@ -151,10 +164,13 @@ def paper_is_dark(
     coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
     low, high = coarse.getextrema()
     dark = np.asarray(coarse) < (low + high) / 2
-    share, edge, inside = dark.mean(), _ring(dark, 0).mean(), _ring(dark, 3).mean()
-    has_cell = abs(edge - 0.5) > 0.35 and abs(edge - inside) > 0.5
-    if has_cell or abs(share - 0.5) > 0.3:
+    share = dark.mean()
+    if abs(share - 0.5) > 0.3:
         return bool(share > 0.5)
+    edge, inside = _ring(dark, 0).mean(), _ring(dark, _RIM).mean()
+    if abs(edge - 0.5) > 0.35 and abs(edge - inside) > 0.5:
+        # A printed cell, or blank paper around a bold digit: the corners inside tell which.
+        dark = dark[_RIM:-_RIM, _RIM:-_RIM]
     corners = dark[np.ix_([0, 1, -2, -1], [0, 1, -2, -1])]
     return bool(0.75 * corners.mean() + 0.25 * share > 0.55)
 
@@ -202,12 +218,25 @@ def find_ink(
     # A handful of the darkest pixels may be dust: the peak is what more than a few reach.
     few = max(3, counts.sum() // 2000)
     peak = int(np.searchsorted(-np.cumsum(counts[::-1])[::-1], -few, side="right")) - 1
-    if peak < max(_FAINTEST, 6 * grain):
+    if peak < max(_FAINTEST, 6 * grain) or not _has_edges(grey, peak, few):
         return None
     strong = np.arange(256) > peak // 2
     full = np.average(np.arange(256), weights=counts * strong) if counts[strong].any() else peak
     floor = min(max(0.15 * full, 3 * grain), 0.5 * full)
     return darker.point(np.clip(255 * (np.arange(256) - floor) / (full - floor), 0, 255).astype(int).tolist())
+
+
+def _has_edges(grey: Image.Image, peak: int, few: int) -> bool:
+    "Whether more than a few pixels step by a third of `peak` within a pen's edge, and further than the grain does."
+    if min(grey.size) < 16:  # every pixel is an edge
+        return True
+    reach = max(2, max(grey.size) // 30)
+    steps = (ImageChops.difference(grey, ImageChops.offset(grey, *by)) for by in ((reach, 0), (0, reach)))
+    counts = ImageChops.lighter(*steps).crop((reach, reach, *grey.size)).histogram()  # what wrapped around is cut
+    total = np.cumsum(counts)
+    usual, strongest = np.searchsorted(total, (total[-1] / 4, total[-1] - few))
+    # In a tight crop a quarter of all pixels may be edges, but grain hardly steps by 60 grey levels.
+    return bool(strongest >= max(peak / 3, min(9 * usual, 60)))
 
 
 def _grain(grey: Image.Image) -> float:
@@ -233,12 +262,21 @@ def drop_borders(
     core = (slice(top, h - bottom), slice(left, w - right))
     inside[core] = ink[core]
     rest = ink[core] > 96
+    if rest.mean() <= 0.001:  # nothing but lines: a 1 may look so, but hardly runs along a side from end to end
+        return inside if _run_through(ink, depths) else ink
     touching = any(
         depth and edge.any()
         for depth, edge in zip(depths, (rest[:1], rest[-1:], rest[:, :1], rest[:, -1:]), strict=True)
     )
     is_cell = sum(map(bool, depths)) >= 3
-    return inside if rest.mean() > 0.001 and (is_cell or not touching) else ink
+    return inside if is_cell or not touching else ink
+
+
+def _run_through(ink: np.ndarray, depths: list[int]) -> bool:
+    "Whether the lines along the sides, each as deep as `depths` says, run from end to end."
+    turns = (ink, ink[::-1], ink.T, ink.T[::-1])
+    shares = [(turn[:depth] > 96).any(axis=0).mean() for turn, depth in zip(turns, depths, strict=True) if depth]
+    return min(shares) > 0.9
 
 
 def _line_depth(ink: np.ndarray) -> int:
@@ -355,7 +393,15 @@ def rasterize(
     size: int = CANVAS,  # pixels on a side of the square canvas
     width: float = BRUSH,  # pixels, the brush's width
 ) -> Image.Image:  # mode "L", (size, size), black ink on white paper
-    "Draw pen strokes with a round brush; raises `ImageError` for points that are no pairs of finite numbers."
+    """Draw pen strokes with a round brush.
+
+    Raises `ValueError` for a `size` or `width` that cannot be drawn, and `ImageError` for points that are no pairs of
+    finite numbers.
+    """
+    if not (isinstance(size, (int, np.integer)) and 1 <= size <= 5000):
+        raise ValueError(f"size is {size!r}; give a whole number of pixels from 1 to 5000")
+    if not 0.5 <= width <= 5000:
+        raise ValueError(f"width is {width!r}; give 0.5 to 5000 pixels")
     paper = Image.new("L", (size * _FINER, size * _FINER), 255)
     pen, breadth = ImageDraw.Draw(paper), round(width * _FINER)
     reach = (breadth - 1) / 2  # from the middle of the middle pixel to that of the last

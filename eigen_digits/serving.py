@@ -234,10 +234,11 @@ def serve(
     host: str | None = None,  # address to listen at; None: as the settings say
     port: int | None = None,  # port to listen at, 0 for a free one; None: as the settings say
 ) -> None:
-    """Serve the page and the API until interrupted, as the environment says."""
+    """Serve the page and the API until interrupted; raises `SettingsError` and `ArtefactError` before it starts."""
     settings = get_settings()
+    recognizer = Recognizer.load(settings.model)  # not in the lifespan, whose errors uvicorn turns into a traceback
     uvicorn.run(
-        create_app(settings),
+        create_app(settings, recognizer),
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         log_level=settings.log_level,

@@ -14,7 +14,7 @@ from PIL import Image
 from uvicorn.importer import import_from_string
 
 from eigen_digits import serving
-from eigen_digits.inference import Prediction, Recognizer
+from eigen_digits.inference import ArtefactError, Prediction, Recognizer
 from eigen_digits.preprocessing import rasterize
 
 SEVEN = [[(80, 70), (195, 66), (150, 140), (120, 225)], [(105, 145), (180, 140)]]
@@ -209,8 +209,19 @@ def test_the_model_is_loaded_once_at_the_start(monkeypatch, tmp_path):
 
 
 def test_a_missing_model_stops_the_start(tmp_path):
-    with pytest.raises(Exception, match="nowhere"), client_of(model=tmp_path / "nowhere"):
+    with pytest.raises(ArtefactError, match="nowhere"), client_of(model=tmp_path / "nowhere"):
         pass
+
+
+def test_serve_loads_the_model_before_it_listens(bare, monkeypatch):
+    started = []
+    monkeypatch.setattr(serving.uvicorn, "run", lambda app, **how: started.append(how["port"]))
+    serving.serve(port=0)
+    assert started == [0]
+    monkeypatch.setenv("DEV_MODEL", "nowhere")
+    with pytest.raises(ArtefactError, match="nowhere"):
+        serving.serve(port=0)
+    assert started == [0]
 
 
 # Other sites

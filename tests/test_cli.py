@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eigen_digits import __version__
-from eigen_digits.inference import Recognizer
+from eigen_digits.inference import Recognizer, shipped_artefact
 from eigen_digits.preprocessing import rasterize
 
 SEVEN = [[(80, 70), (200, 70), (120, 220)]]
@@ -151,10 +151,24 @@ def test_records_come_as_they_are_made(folder):
         process.stdout.close()
 
 
-def test_a_model_that_is_none(folder):
-    done = run("predict", "in/c.png", "--model", "in", cwd=folder)
+@pytest.fixture(params=["missing", "no JSON", "of a wrong value", "altered"])
+def unusable(request, tmp_path) -> str:
+    """The folder `model` in the folder of the test, with something wrong in it; its name."""
+    model, shipped = tmp_path / "model", shipped_artefact()
+    model.mkdir()
+    if request.param != "missing":
+        description = json.loads((shipped / "model.json").read_text())
+        wrong = {"no JSON": "{", "of a wrong value": json.dumps(description | {"temperature": -1})}
+        (model / "model.json").write_text(wrong.get(request.param) or json.dumps(description))
+        (model / "model.tflite").write_bytes((shipped / "model.tflite").read_bytes()[:-1])
+    return "model"
+
+
+@pytest.mark.parametrize("args", ["predict in/c.png --model model", "serve --port 0"])
+def test_an_unusable_model_is_one_line(folder, unusable, args):
+    done = run(*args.split(), cwd=folder, env={"ENV_STATE": "test", "TEST_MODEL": unusable})
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("Error: ") and "Traceback" not in done.stderr and "model.json" in done.stderr
+    assert done.stderr.startswith(f"Error: {Path(unusable, 'model.')}") and done.stderr.count("\n") == 1
 
 
 def test_pictures_of_many_modes_give_one_answer(folder):

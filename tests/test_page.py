@@ -225,11 +225,30 @@ def test_an_empty_canvas_gets_the_servers_sentence(page):
     assert alert.count() == 0
 
 
-def test_an_answer_that_is_no_json_is_an_error_with_its_status(page):
-    page.route("**/api/v1/predict", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, "<h1>Welcome</h1>", "cannot be read"),
+        (200, "", "cannot be read"),
+        (200, "null", "cannot be read"),
+        (200, '{"confidence": 0.9}', "cannot be read"),
+        (200, '{"predicted_digit": 7}', "cannot be read"),
+        (200, '{"predicted_digit": "7", "confidence": "high"}', "cannot be read"),
+        (400, '{"detail": "Send another."}', "Send another."),
+        (400, '{"detail": ""}', "status 400"),
+        (422, '{"detail": [{"msg": "missing"}]}', "status 422"),
+        (500, "null", "status 500"),
+        (502, "<h1>Bad gateway</h1>", "status 502"),
+    ],
+)
+def test_an_answer_of_another_kind_is_a_visible_error(page, status, body, said):
+    page.route("**/api/v1/predict", lambda route: route.fulfill(status=status, body=body))
     draw(page, DIGITS[1])
+    drawn = page.evaluate("strokes")
     page.get_by_role("button", name="Predict").click()
-    page.get_by_role("alert").filter(has_text="status 502").wait_for()
+    page.get_by_role("alert").filter(has_text=said).wait_for()
+    assert page.locator("#digit").inner_text() == ""
+    assert page.evaluate("strokes") == drawn
 
 
 def test_a_server_that_went_away_is_said_and_the_drawing_stays(browser):

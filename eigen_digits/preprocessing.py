@@ -24,11 +24,12 @@ class ImageError(ValueError):
 
 SMALLEST = 8  # pixels on the longer side: below it no digit can be read
 LARGEST = 25_000_000  # pixels in all, 5,000 × 5,000: above it a picture is refused before it is decoded
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # what pictures of digits come in; no others are tried
 _OUTSIZED = f"the picture has {{}} pixels; send one of {SMALLEST}×{SMALLEST} to 5000×5000 pixels"
 
 # %% ../nbs/01_preprocessing.ipynb #open-bytes
 def _open_bytes(
-    data: bytes,  # the bytes of an image file in any format that Pillow reads
+    data: bytes,  # the bytes of an image file
 ) -> Image.Image:  # the first frame, decoded
     "Decode an image file, refusing what is no image, is cut short or is too large."
     if not data:
@@ -36,7 +37,7 @@ def _open_bytes(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(_OUTSIZED.format("more than 178 million")) from error
     except Exception as error:  # Pillow raises many kinds for broken headers
@@ -114,7 +115,15 @@ def load_image(
         image = _decode(source)
     else:
         raise ImageError(f"{type(source).__name__} is no picture; give bytes, a path, a data URL, an image or an array")
-    return _on_white_paper(ImageOps.exif_transpose(image))
+    return _on_white_paper(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    "Turn a picture as its Exif data says; what they say is left aside where they are damaged."
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises many kinds for broken Exif data, and the pixels are whole
+        return image
 
 
 def _open_path(path: str | os.PathLike) -> Image.Image:
@@ -137,7 +146,7 @@ def _on_white_paper(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("L" if image.mode == "1" else "RGB")
 
@@ -203,6 +212,7 @@ def _is_evenly_lit(coarse: np.ndarray, closed: np.ndarray) -> bool:
     return bool(between.mean() < 0.15)
 
 # %% ../nbs/01_preprocessing.ipynb #find-ink
+_EDGY = 16  # pixels on the shorter side: in what is smaller nearly every pixel may be the edge of a stroke
 _FAINTEST = 16  # grey levels: what stands out less from its paper is not ink
 
 
@@ -228,7 +238,7 @@ def find_ink(
 
 def _has_edges(grey: Image.Image, peak: int, few: int) -> bool:
     "Whether more than a few pixels step by a third of `peak` within a pen's edge, and further than the grain does."
-    if min(grey.size) < 16:  # every pixel is an edge
+    if min(grey.size) < _EDGY:
         return True
     reach = max(2, max(grey.size) // 30)
     steps = (ImageChops.difference(grey, ImageChops.offset(grey, *by)) for by in ((reach, 0), (0, reach)))
@@ -241,6 +251,8 @@ def _has_edges(grey: Image.Image, peak: int, few: int) -> bool:
 
 def _grain(grey: Image.Image) -> float:
     "The standard deviation of the paper's noise in grey levels, from neighbouring pixels, robust to strokes."
+    if min(grey.size) < _EDGY:
+        return 0.0
     steps = ImageChops.difference(grey, ImageChops.offset(grey, 1, 0)).histogram()
     total = np.cumsum(steps)
     median = float(np.searchsorted(total, total[-1] / 2))

@@ -178,6 +178,8 @@ def load_kind(
         return _kind(drawings[0], writer_folds(pens), frame, *drawings[1:])
     if name == "mnist":
         digits = load("mnist")
+        if not frame:  # framing sees which is paper; the bare resize is given the dark ink on white that it expects
+            digits = replace(digits, images=255 - digits.images)
         held_out = np.arange(len(digits)) - (len(digits) - 10_000)
         return _kind(digits, np.where(held_out >= 0, held_out % 5, -1), frame)
     raise ValueError(f"name: {name!r} is no kind of digits; give 'swiss', 'drawn', 'mnist' or 'sample'")

@@ -34,6 +34,8 @@ from .preprocessing import BRUSH, CANVAS
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
+tf.get_logger().setLevel("ERROR")  # it would warn that each new network is traced anew
+
 # %% ../nbs/03_training.ipynb #callbacks
 CALLBACKS: dict[str, Callable[[Path], keras.callbacks.Callback]] = {
     "early_stopping": lambda folder: keras.callbacks.EarlyStopping(
@@ -312,6 +314,13 @@ def _fingerprint(recipe: Recipe, sets: dict[str, Sequence[np.ndarray]]) -> str:
     return digest.hexdigest()
 
 # %% ../nbs/03_training.ipynb #fit
+def _write(path: Path, data: bytes) -> None:
+    "Write a file whole or not at all."
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
 class _Clock(keras.callbacks.Callback):
     "Keeps how many seconds the epochs of a run have taken, over all the times it was gone on with."
 
@@ -493,13 +502,6 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(part, path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    "Write a file whole or not at all."
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
     os.replace(part, path)
 
 # %% ../nbs/03_training.ipynb #artefact

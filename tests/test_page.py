@@ -117,7 +117,7 @@ def test_a_digit_drawn_with_the_mouse_is_read(page, digit):
     draw(page, DIGITS[digit])
     assert predict(page) == str(digit)
     ARTIFACTS.mkdir(exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"page-{digit}.png")
+    page.screenshot(path=ARTIFACTS / f"page-{digit}.png", animations="disabled")
 
 
 def test_enter_is_predict_and_the_answer_is_announced(page):

@@ -592,7 +592,8 @@ def train(
     }
     path = Path(folder) / "out_of_fold.npz"
     found = calibration(read_answers(folder)) if path.exists() else (1.0, 0.0)
-    seconds = sum(float((run / "seconds.txt").read_text()) for run in (runs / "base", runs / "all") if run.exists())
+    done = ["base", "all"] if recipe.base else ["all"]
+    seconds = sum(float((runs / name / "seconds.txt").read_text()) for name in done)
     write_artefact(model, folder, recipe, trained_on, *found, _metrics(Path(folder)), seconds)
     return model
 

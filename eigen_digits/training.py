@@ -68,7 +68,7 @@ class Recipe:
     network: str = "digit_net"  # a function of `eigen_digits.model`
     frame: bool = True  # as in `preprocess`
     sets: dict[str, float] = field(default_factory=lambda: {"swiss": 0.45, "drawn": 0.3, "mnist": 0.25})  # shares
-    epochs: int = 60
+    epochs: int = 22
     steps: int = 160  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
     learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it
@@ -91,7 +91,7 @@ class Recipe:
 
 
 RECIPES = {
-    "eigen-digits": Recipe(base=Recipe(sets={"mnist": 1.0}, epochs=40)),
+    "eigen-digits": Recipe(base=Recipe(sets={"mnist": 1.0}, epochs=16)),
     "original": Recipe(
         network="original_cnn",
         frame=False,

@@ -221,7 +221,8 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
     "A recipe with what the command line says otherwise."
     from dataclasses import replace
 
-    quick = {"sets": {"sample": 1.0}, "base": None, "epochs": 2, "steps": min(recipe.steps, 40)} if sample else {}
+    small = {"sets": {"sample": 1.0}, "base": None, "epochs": 2, "steps": min(recipe.steps, 40), "batch": 64}
+    quick = small if sample else {}
     given = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     return replace(recipe, **quick | given)
 

@@ -244,16 +244,6 @@ def test_without_tensorflow_one_line_names_the_extra(tmp_path, args):
     assert "pip install 'eigen_digits[train]'" in done.stderr
 
 
-def test_a_quick_training_makes_a_model_that_predicts(folder):
-    done = run("train", "--sample", "--epochs", "2", "--seed", "3", "--out", "made", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    made = folder / "made"
-    meta = json.loads((made / "model.json").read_text())
-    assert meta["seed"] == 3 and meta["recipe"]["epochs"] == 2 and list(meta["trained_on"]) == ["sample"]
-    (found,) = read_jsonl(run("predict", "in/c.png", "--model", "made", cwd=folder))
-    assert found["digit"] == Recognizer.load(made).predict(folder / "in" / "c.png").digit
-
-
 def test_evaluate_says_what_is_missing(tmp_path):
     done = run("evaluate", "--out", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr

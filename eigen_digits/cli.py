@@ -221,10 +221,10 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
     "A recipe with what the command line says otherwise."
     from dataclasses import replace
 
-    small = {"sets": {"sample": 1.0}, "base": None, "epochs": 2, "steps": min(recipe.steps, 40), "batch": 64}
-    quick = small if sample else {}
+    if sample:
+        recipe = replace(recipe, sets={"sample": 1.0}, base=None, epochs=2, steps=min(recipe.steps, 40), batch=64)
     given = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
-    return replace(recipe, **quick | given)
+    return replace(recipe, **given)
 
 # %% ../nbs/08_cli.ipynb #train
 @main.command()

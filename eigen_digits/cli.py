@@ -277,6 +277,6 @@ def evaluate(name: str, out: Path | None, sample: bool):
         try:
             # The original's confidences are judged as it used them.
             figures = evaluation.evaluate(_folder(out, name, sample), calibrate=name != "original")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             raise click.ClickException(str(error)) from error
     click.echo(summary(figures))

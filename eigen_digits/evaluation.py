@@ -182,13 +182,19 @@ AUDIT = "swiss-audit.csv"  # beside the folders of the recipes
 def read_audit(
     path: str | os.PathLike,  # a csv file with the columns path, verdict, chosen
 ) -> dict[str, int | None]:  # where a scan stands in its set → the digit it shows; None: unreadable
-    "Read what the readers of an audit saw; raises `ValueError` for a verdict that is none."
+    "Read what the readers of an audit saw; raises `ValueError` for a wrong column, verdict, or a second one."
+    verdicts = {}
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        if row["verdict"] not in {"unreadable", *map(str, range(10))}:
-            raise ValueError(f"verdict: {row['verdict']!r} for {row['path']}; it is a digit or 'unreadable'")
-    return {row["path"]: None if row["verdict"] == "unreadable" else int(row["verdict"]) for row in rows}
+        rows = csv.DictReader(file)
+        if rows.fieldnames != ["path", "verdict", "chosen"]:
+            raise ValueError(f"{path}: its columns are {rows.fieldnames}; expected path, verdict, chosen")
+        for row in rows:
+            if row["path"] in verdicts:
+                raise ValueError(f"path: {row['path']!r} stands twice in {path}; one verdict for each scan")
+            if row["verdict"] not in {"unreadable", *map(str, range(10))}:
+                raise ValueError(f"verdict: {row['verdict']!r} for {row['path']}; it is a digit or 'unreadable'")
+            verdicts[row["path"]] = None if row["verdict"] == "unreadable" else int(row["verdict"])
+    return verdicts
 
 
 def audited(
@@ -230,7 +236,10 @@ def evaluate(
     folder: str | os.PathLike,  # models/<name>, with out_of_fold.npz
     calibrate: bool = True,  # False: judge the confidences as they are, as the original's are used
 ) -> dict:  # group → protocol and figures
-    "Judge the out-of-fold answers of a recipe, by audited labels too, and write evaluation.json beside them."
+    """Judge the out-of-fold answers of a recipe and write evaluation.json beside them.
+
+    Swiss answers are judged by audited labels, too, where the list `AUDIT` stands beside the folder.
+    """
     groups = read_answers(folder)
     if "swiss" in groups and (audit := Path(folder).parent / AUDIT).exists():
         groups["audited"] = audited(groups["swiss"], read_audit(audit))

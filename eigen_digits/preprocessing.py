@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'LARGEST', 'Source', 'SIDE', 'CANVAS', 'BRUSH', 'Strokes', 'ImageError', 'load_image', 'brute_force',
-           'paper_is_dark', 'level', 'find_ink', 'drop_borders', 'drop_strays', 'ink_box', 'centre', 'frame',
-           'preprocess', 'preprocess_many', 'rasterize']
+           'to_grey', 'paper_is_dark', 'level', 'drop_rules', 'find_ink', 'drop_borders', 'drop_strays', 'ink_box',
+           'centre', 'frame', 'preprocess', 'preprocess_many', 'rasterize']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import base64
@@ -161,8 +161,25 @@ def brute_force(
     small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return (255 - np.asarray(small, np.float32)) / 255
 
-# %% ../nbs/01_preprocessing.ipynb #paper-is-dark
+# %% ../nbs/01_preprocessing.ipynb #to-grey
 _GRID = 32  # cells on a side of the coarse picture in which paper and light are judged
+_FAINTEST = 16  # grey levels: what stands out less from its paper is not ink
+
+
+def to_grey(
+    image: Image.Image,  # mode "L" or "RGB"
+) -> Image.Image:  # mode "L"
+    "The brightness of a picture or, where that hides what is written, the colour that shows it best."
+    grey = ImageOps.grayscale(image)
+    if image.mode == "L":
+        return grey
+    coarse = image.resize((_GRID, _GRID), Image.Resampling.BOX)
+    low, high = ImageOps.grayscale(coarse).getextrema()
+    spreads = [top - bottom for bottom, top in coarse.getextrema()]
+    best = int(np.argmax(spreads))
+    return image.getchannel(best) if spreads[best] > max(1.5 * (high - low), _FAINTEST) else grey
+
+# %% ../nbs/01_preprocessing.ipynb #paper-is-dark
 _RIM = 3  # of these cells, how deep a rim may reach
 
 
@@ -179,9 +196,16 @@ def paper_is_dark(
     edge, inside = _ring(dark, 0).mean(), _ring(dark, _RIM).mean()
     if abs(edge - 0.5) > 0.35 and abs(edge - inside) > 0.5:
         # A printed cell, or blank paper around a bold digit: the corners inside tell which.
-        dark = dark[_RIM:-_RIM, _RIM:-_RIM]
-    corners = dark[np.ix_([0, 1, -2, -1], [0, 1, -2, -1])]
-    return bool(0.75 * corners.mean() + 0.25 * share > 0.55)
+        corners = _corners(dark, _RIM)
+    else:  # where the lines of a cell cross, the very corners are dark, but not those inside
+        corners = (_corners(dark, 0) + _corners(dark, _RIM)) / 2
+    return bool(0.75 * corners + 0.25 * share > 0.55)
+
+
+def _corners(mask: np.ndarray, depth: int) -> float:
+    "The share that is set in the four corners, each of 2 × 2 cells, that are `depth` cells away from the sides."
+    at = [depth, depth + 1, -depth - 2, -depth - 1]
+    return float(mask[np.ix_(at, at)].mean())
 
 
 def _ring(mask: np.ndarray, depth: int) -> np.ndarray:
@@ -195,13 +219,25 @@ def level(
 ) -> Image.Image:  # mode "L", 0 where there is paper, brighter for more ink
     "How much darker each pixel is than the paper around it."
     coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
-    window = _GRID // 3 | 1
-    closed = coarse.filter(ImageFilter.MaxFilter(window)).filter(ImageFilter.MinFilter(window))
+    closed = _close(coarse)
     if _is_evenly_lit(np.asarray(coarse, np.int16), np.asarray(closed, np.int16)):
         paper = Image.new("L", grey.size, int(np.percentile(coarse, 99)))
     else:
-        paper = closed.resize(grey.size, Image.Resampling.BILINEAR)
+        # A slope misleads the closing where the picture ends, so it is taken out first.
+        values = np.asarray(coarse, np.float32)
+        slope = (_PLANE @ (np.linalg.pinv(_PLANE) @ np.asarray(closed, np.float32).ravel())).reshape(values.shape)
+        even = np.asarray(_close(Image.fromarray(values - slope)))
+        paper = Image.fromarray(np.uint8(np.clip(even + slope, 0, 255))).resize(grey.size, Image.Resampling.BILINEAR)
     return ImageChops.subtract(paper, grey)
+
+
+_PLANE = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID)).reshape(2, -1)], axis=1).astype(np.float32)
+
+
+def _close(coarse: Image.Image) -> Image.Image:
+    "The grey closing, with a window that no stroke fills."
+    window = _GRID // 3 | 1
+    return coarse.filter(ImageFilter.MaxFilter(window)).filter(ImageFilter.MinFilter(window))
 
 
 def _is_evenly_lit(coarse: np.ndarray, closed: np.ndarray) -> bool:
@@ -211,9 +247,41 @@ def _is_evenly_lit(coarse: np.ndarray, closed: np.ndarray) -> bool:
     between = (plain > low + 0.2 * (high - low)) & (plain < high - 0.15 * (high - low))
     return bool(between.mean() < 0.15)
 
+# %% ../nbs/01_preprocessing.ipynb #drop-rules
+def drop_rules(
+    darker: Image.Image,  # mode "L", how much darker each pixel is than its paper
+    floor: float,  # what is no darker than this is paper
+) -> Image.Image:  # the same without the lines of ruled or squared paper
+    "Remove thin lines that run from side to side."
+    covered = darker.point([0] * (int(floor) + 1) + [255] * (255 - int(floor)))
+    lines = [
+        (axis, start, end)
+        for axis, flat in ((0, (1, darker.height)), (1, (darker.width, 1)))
+        for start, end in _thin_runs(np.asarray(covered.resize(flat, Image.Resampling.BOX)).ravel() > 0.9 * 255)
+    ]
+    if not lines:
+        return darker
+    ink = np.array(darker)
+    for axis, start, end in lines:
+        turned = ink if axis == 0 else ink.T
+        band = turned[start:end]
+        tone = int(np.median(band.max(axis=0)))
+        alone = sum(other == axis for other, *_ in lines) == 1
+        if not alone or tone < 0.7 * ink.max():
+            beside = np.minimum(turned[max(start - 1, 0)], turned[min(end, len(turned) - 1)])
+            band[...] = np.where(band > 1.2 * tone + 4, band, beside)
+    return Image.fromarray(ink)
+
+
+def _thin_runs(covered: np.ndarray) -> list[tuple[int, int]]:
+    "Where rows that are covered begin and end, with the soft edge on either side, if they are few: a thin line."
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], covered, [0]])))
+    most = max(2, len(covered) // 40)
+    runs = zip(ends[::2], ends[1::2], strict=True)
+    return [(max(start - 1, 0), end + 1) for start, end in runs if end - start <= most]
+
 # %% ../nbs/01_preprocessing.ipynb #find-ink
 _EDGY = 16  # pixels on the shorter side: in what is smaller nearly every pixel may be the edge of a stroke
-_FAINTEST = 16  # grey levels: what stands out less from its paper is not ink
 
 
 def find_ink(
@@ -222,9 +290,9 @@ def find_ink(
     "Separate ink from paper, whichever of the two is darker and whatever the light."
     if paper_is_dark(grey):
         grey = ImageOps.invert(grey)
-    darker = level(grey)
-    counts = np.asarray(darker.histogram(), np.int64)
     grain = _grain(grey)
+    darker = drop_rules(level(grey), max(_FAINTEST / 2, 3 * grain))
+    counts = np.asarray(darker.histogram(), np.int64)
     # A handful of the darkest pixels may be dust: the peak is what more than a few reach.
     few = max(3, counts.sum() // 2000)
     peak = int(np.searchsorted(-np.cumsum(counts[::-1])[::-1], -few, side="right")) - 1
@@ -240,7 +308,7 @@ def _has_edges(grey: Image.Image, peak: int, few: int) -> bool:
     "Whether more than a few pixels step by a third of `peak` within a pen's edge, and further than the grain does."
     if min(grey.size) < _EDGY:
         return True
-    reach = max(2, max(grey.size) // 30)
+    reach = max(2, max(grey.size) // 24)
     steps = (ImageChops.difference(grey, ImageChops.offset(grey, *by)) for by in ((reach, 0), (0, reach)))
     counts = ImageChops.lighter(*steps).crop((reach, reach, *grey.size)).histogram()  # what wrapped around is cut
     total = np.cumsum(counts)
@@ -370,10 +438,10 @@ def preprocess(
     frame: bool = True,  # False: the original's brute-force resize, for comparison
 ) -> np.ndarray:  # float32 (28, 28, 1) in [0, 1], ink bright on black; all zeros where there is no ink
     "Turn any picture of a digit into what the network reads; raises `ImageError` for what is no picture."
-    grey = ImageOps.grayscale(load_image(image))
+    loaded = load_image(image)
     if not frame:
-        return brute_force(grey)[:, :, None]
-    framed = _frame(grey)
+        return brute_force(ImageOps.grayscale(loaded))[:, :, None]
+    framed = _frame(to_grey(loaded))
     if framed is None:
         return np.zeros((SIDE, SIDE, 1), np.float32)
     small = brute_force(framed)

@@ -26,6 +26,9 @@ def _percent(probability: float) -> str:
     return "> 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
 
 
+_NO_DIGIT = {"several": "more than one digit: draw one", "other": "not a digit"}
+
+
 def in_words(
     prediction: Prediction,  # what a Recognizer said
 ) -> tuple[str, str]:  # the headline, and a line below it
@@ -33,6 +36,8 @@ def in_words(
     if prediction.digit is None:
         return "?", "draw something"
     sure = _percent(prediction.confidence)
+    if prediction.reason in _NO_DIGIT:
+        return "?", _NO_DIGIT[prediction.reason]
     if not prediction.is_digit:
         return "?", f"not sure: maybe {prediction.digit} ({sure})"
     return str(prediction.digit), f"{sure} sure"

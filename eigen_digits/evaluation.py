@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'CALIBRATED_ON', 'AUDIT', 'Answers', 'read_answers', 'wilson', 'is_right', 'by_group', 'confusion',
-           'probabilities', 'reliability', 'calibration_error', 'fit_temperature', 'fit_threshold', 'calibration',
-           'other_folds_temperatures', 'read_audit', 'audited', 'score', 'evaluate', 'results_table']
+           'probabilities', 'reliability', 'calibration_error', 'fit_temperature', 'fit_threshold', 'digit_share',
+           'calibration', 'fold_calibrations', 'other_folds_temperatures', 'read_audit', 'audited', 'score', 'evaluate',
+           'write_figures', 'results_table']
 
 # %% ../nbs/04_evaluation.ipynb #imports
 import csv
@@ -20,11 +21,16 @@ import numpy as np
 class Answers(NamedTuple):
     "What a recipe's networks said of digits that they had not seen."
 
-    logits: np.ndarray  # float (n, 10)
+    logits: np.ndarray  # float (n, classes): the ten digits and, where a network knows them, what is no digit
     labels: np.ndarray  # (n,), as published
     writers: np.ndarray  # (n,) str, "" where unknown
     names: np.ndarray  # (n,) str, where each digit stands in its set
     fold: np.ndarray  # (n,) int, which network was asked; 0 where there was one only
+
+    @property
+    def digits(self) -> np.ndarray:  # (n, 10)
+        "The logits of the ten digits."
+        return self.logits[:, :10]
 
 
 PROTOCOLS = {
@@ -32,6 +38,7 @@ PROTOCOLS = {
     "audited": "the same Swiss scans, their labels audited",
     "drawn": "digits drawn with a pen, whole writers held out, 5 folds",
     "mnist": "the last 10,000 digits of MNIST's training set, held out",
+    "sklearn": "the digits that come with scikit-learn, 8×8 pixels, of which no network learnt any",
     "shared": "Swiss scans, a random fifth held out from known writers (the original's protocol)",
 }
 
@@ -70,7 +77,7 @@ def wilson(
 # %% ../nbs/04_evaluation.ipynb #by-writer
 def is_right(answers: Answers) -> np.ndarray:  # (n,) bool
     "Which answers agree with the label."
-    return answers.logits.argmax(axis=1) == answers.labels
+    return answers.digits.argmax(axis=1) == answers.labels
 
 
 def by_group(
@@ -87,14 +94,14 @@ def confusion(
 ) -> np.ndarray:  # (10, 10) int: row the label, column the answer
     "Count which digit was read as which."
     matrix = np.zeros((10, 10), int)
-    np.add.at(matrix, (answers.labels, answers.logits.argmax(axis=1)), 1)
+    np.add.at(matrix, (answers.labels, answers.digits.argmax(axis=1)), 1)
     return matrix
 
 # %% ../nbs/04_evaluation.ipynb #calibration
 def probabilities(
-    logits: np.ndarray,  # (n, 10)
+    logits: np.ndarray,  # (n, classes)
     temperature: float | np.ndarray = 1.0,  # one, or one for each row
-) -> np.ndarray:  # (n, 10)
+) -> np.ndarray:  # (n, classes)
     "Softmax of the logits divided by the temperature."
     scaled = logits / np.reshape(temperature, (-1, 1))
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -131,22 +138,29 @@ def fit_temperature(
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
-        of_label = probabilities(logits, np.exp(log_temperature))[np.arange(len(labels)), labels]
-        return -np.log(np.maximum(of_label, 1e-12)).mean()
+        return _log_loss(probabilities(logits, np.exp(log_temperature)), labels)
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
 def fit_threshold(
-    logits: np.ndarray,  # (n, 10), as for `fit_temperature`
+    logits: np.ndarray,  # (n, classes), of digits that the network has not been trained on
     temperature: float,
-    accepted: float = 0.995,  # the share of real digits to accept
-) -> float:  # probability
-    "The confidence that this share of digits reaches."
-    return float(np.quantile(probabilities(logits, temperature).max(axis=1), 1 - accepted))
+    accepted: float = 0.99,  # the share of real digits to accept
+) -> float:  # share of the probability
+    "The `digit_share` that this share of digits reaches."
+    return float(np.quantile(digit_share(logits, temperature), 1 - accepted))
 
 
-CALIBRATED_ON = ("swiss", "drawn")  # the groups on which a temperature is found, if they are there
+def digit_share(
+    logits: np.ndarray,  # (n, classes)
+    temperature: float | np.ndarray = 1.0,  # as in `probabilities`
+) -> np.ndarray:  # (n,)
+    "How much of the probability of all classes the best digit takes: small for two likely digits, and for no digit."
+    return probabilities(logits, temperature)[:, :10].max(axis=1)
+
+
+CALIBRATED_ON = ("swiss", "drawn", "mnist")  # the groups on which a temperature is found, if they are there
 
 
 def _calibrating(groups: dict[str, Answers]) -> Answers:
@@ -159,21 +173,31 @@ def calibration(
     groups: dict[str, Answers],  # out of fold, by group
 ) -> tuple[float, float]:  # temperature and threshold
     "What suits all folds together: for a network that is trained on everything."
-    known = _calibrating(groups)
-    temperature = fit_temperature(known.logits, known.labels)
+    return _calibration(_calibrating(groups))
+
+
+def _calibration(known: Answers) -> tuple[float, float]:
+    temperature = fit_temperature(known.digits, known.labels)
     return temperature, fit_threshold(known.logits, temperature)
+
+
+def fold_calibrations(
+    groups: dict[str, Answers],  # out of fold, by group
+) -> dict[int, tuple[float, float]]:  # fold → temperature and threshold
+    "For each fold what suits the other folds, which its network has not been asked about."
+    known, found = _calibrating(groups), {}
+    for fold in np.unique(known.fold):
+        others = known.fold != fold
+        found[int(fold)] = _calibration(Answers(*(values[others] for values in known))) if others.any() else (1.0, 0.0)
+    return found
 
 
 def other_folds_temperatures(
     groups: dict[str, Answers],  # out of fold, by group
 ) -> dict[str, np.ndarray]:  # group → (n,), for each answer
     "For each answer of any group, the one temperature that suits the other folds best."
-    known = _calibrating(groups)
-    of_fold = {}
-    for fold in np.unique(known.fold):
-        others = known.fold != fold
-        of_fold[int(fold)] = fit_temperature(known.logits[others], known.labels[others]) if others.any() else 1.0
-    return {name: np.array([of_fold[int(fold)] for fold in answers.fold]) for name, answers in groups.items()}
+    found = fold_calibrations(groups)
+    return {name: np.array([found[int(fold)][0] for fold in answers.fold]) for name, answers in groups.items()}
 
 # %% ../nbs/04_evaluation.ipynb #audit
 AUDIT = "swiss-audit.csv"  # beside the folders of the recipes
@@ -216,15 +240,20 @@ def score(
 ) -> dict:
     "Accuracy with its interval, the worst writer, and the calibration of a group of answers."
     right = is_right(answers)
-    spread = probabilities(answers.logits, temperature)
-    of_label = spread[np.arange(len(right)), answers.labels]
+    spread = probabilities(answers.digits, temperature)
     figures = _share(int(right.sum()), len(right))
     if len(writers := by_group(right, answers.writers)) > 1:
         worst, counts = next(iter(writers.items()))
         figures |= {"writers": len(writers), "worst_writer": {"writer": worst, **_share(*counts)}}
     figures["ece"] = calibration_error(spread.max(axis=1), right)
-    figures["log_loss"] = float(-np.log(np.maximum(of_label, 1e-12)).mean())
+    figures["log_loss"] = _log_loss(spread, answers.labels)
+    figures["log_loss_uncalibrated"] = _log_loss(probabilities(answers.digits), answers.labels)
     return figures
+
+
+def _log_loss(spread: np.ndarray, labels: np.ndarray) -> float:
+    "The mean negative logarithm of the probability that the label was given."
+    return float(-np.log(np.maximum(spread[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
 def _share(right: int, count: int) -> dict:
@@ -248,11 +277,27 @@ def evaluate(
         name: {"protocol": PROTOCOLS.get(name, name), **score(answers, temperatures[name])}
         for name, answers in groups.items()
     }
-    path = Path(folder) / "evaluation.json"
+    for name, (changed, largest) in _roundings(folder).items():
+        figures[name]["rounding"] = {"changed": int(changed), "largest": float(largest)}
+    write_figures(Path(folder) / "evaluation.json", figures)
+    return figures
+
+
+def _roundings(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    "What cutting the weights to 16 bits changed: group → digits changed, largest change of a probability."
+    with np.load(Path(folder) / "out_of_fold.npz") as file:
+        return {key.split("/")[0]: file[key] for key in file.files if key.endswith("/rounding")}
+
+
+def write_figures(
+    path: str | os.PathLike,
+    figures: dict,  # what JSON can hold
+) -> None:
+    "Write figures as JSON, whole or not at all."
+    path = Path(path)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(figures, indent=2) + "\n")
     os.replace(part, path)
-    return figures
 
 # %% ../nbs/04_evaluation.ipynb #table
 def results_table(
@@ -263,9 +308,9 @@ def results_table(
     measured = {name: json.loads((Path(folder) / name / "evaluation.json").read_text()) for name in names}
     rows = ["| asked about | count | " + " | ".join(names) + " |", "|---|---:|" + "---|" * len(names)]
     for group, protocol in PROTOCOLS.items():
-        if all(group in figures for figures in measured.values()):
-            cells = [_cell(figures[group]) for figures in measured.values()]
-            count = measured[names[0]][group]["count"]
+        if any(group in figures for figures in measured.values()):
+            cells = [_cell(figures[group]) if group in figures else "–" for figures in measured.values()]
+            count = next(figures[group]["count"] for figures in measured.values() if group in figures)
             rows.append(f"| {protocol} | {count:,} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

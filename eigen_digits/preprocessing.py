@@ -291,7 +291,9 @@ def find_ink(
     if paper_is_dark(grey):
         grey = ImageOps.invert(grey)
     grain = _grain(grey)
-    darker = drop_rules(level(grey), max(_FAINTEST / 2, 3 * grain))
+    darker = level(grey)
+    if min(grey.size) >= _EDGY:
+        darker = drop_rules(darker, max(_FAINTEST / 2, 3 * grain))
     counts = np.asarray(darker.histogram(), np.int64)
     # A handful of the darkest pixels may be dust: the peak is what more than a few reach.
     few = max(3, counts.sum() // 2000)
@@ -428,7 +430,8 @@ def frame(
     ink = find_ink(grey.reduce(factor) if factor > 1 else grey)
     if ink is None:
         return None
-    ink = Image.fromarray(drop_strays(drop_borders(np.asarray(ink))))
+    if min(ink.size) >= _EDGY:  # in what is smaller, a stroke may be as thin as a line and run from side to side
+        ink = Image.fromarray(drop_strays(drop_borders(np.asarray(ink))))
     box = ink_box(ink)
     return None if box is None else centre(ink, box)
 

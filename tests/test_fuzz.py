@@ -35,7 +35,7 @@ def check(recognizer: Recognizer, image: bytes | np.ndarray) -> None:
     assert answer.probabilities.shape == (10,) and np.isfinite(answer.probabilities).all()
     assert answer.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert answer.confidence == answer.probabilities[answer.digit] == answer.probabilities.max()
-    assert answer.reason == (None if answer.is_digit else "unsure")
+    assert answer.reason in ([None] if answer.is_digit else ["unsure", "several", "other"])
 
 
 def encoded(form: str, **options) -> bytes:

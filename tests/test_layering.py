@@ -15,12 +15,13 @@ ARROWS = {
     "preprocessing": set(),
     "data": {"preprocessing"},
     "model": set(),
-    "training": {"preprocessing", "data", "model", "evaluation"},
+    "training": {"preprocessing", "data", "model", "evaluation", "challenges", "inference"},
     "evaluation": set(),
     "inference": {"preprocessing"},
+    "challenges": {"preprocessing", "data", "evaluation", "inference"},
     "serving": {"preprocessing", "inference"},
     "canvas": {"preprocessing", "inference"},
-    "cli": {"preprocessing", "data", "model", "training", "evaluation", "inference", "serving"},
+    "cli": {"preprocessing", "data", "model", "training", "evaluation", "inference", "serving", "challenges"},
 }
 # The command starts fast: beyond these it imports inside the functions that need it.
 AT_THE_TOP_OF_CLI = {"preprocessing", "inference"}

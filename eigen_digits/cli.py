@@ -222,7 +222,8 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
     from dataclasses import replace
 
     if sample:
-        recipe = replace(recipe, sets={"sample": 1.0}, base=None, epochs=2, steps=min(recipe.steps, 40), batch=64)
+        brief = dict(epochs=2, steps=min(recipe.steps, 40), batch=64)
+        recipe = replace(recipe, sets={"sample": 1.0}, base=None, then=None, **brief)
     given = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     return replace(recipe, **given)
 

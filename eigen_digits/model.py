@@ -71,7 +71,8 @@ def digit_net(
     x = _block(x, 96)
     x = _block(x, 96)
     x = layers.Dropout(dropout)(layers.Flatten()(x))
-    return keras.Model(image, layers.Dense(10 + len(NO_DIGIT), name="logits")(x), name="digit_net")
+    answers = [layers.Dense(10, name="digits")(x), layers.Dense(len(NO_DIGIT), name="no_digit")(x)]
+    return keras.Model(image, layers.Concatenate(name="logits")(answers), name="digit_net")
 
 
 def _block(x, filters: int, size: int = 3, stride: int = 1, padding: str = "same"):

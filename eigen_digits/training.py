@@ -62,7 +62,7 @@ class Variation:
     fatter: float = 0.9  # pixels that they may gain, at most 2
 
 
-_SHARES = {"swiss": 0.38, "drawn": 0.26, "mnist": 0.24, "several": 0.04, "other": 0.08}
+_SHARES = {"swiss": 0.45, "drawn": 0.3, "mnist": 0.25}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Recipe:
     network: str = "digit_net"  # a function of `eigen_digits.model`
     frame: bool = True  # as in `preprocess`
     sets: dict[str, float] = field(default_factory=lambda: dict(_SHARES))  # in a batch, by kind
-    epochs: int = 24
+    epochs: int = 22
     steps: int = 160  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
     learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it
@@ -81,6 +81,8 @@ class Recipe:
     callbacks: tuple[str, ...] = ()  # names in `CALLBACKS`
     seed: int = 42
     base: "Recipe | None" = None  # trained first, on digits that no fold asks about, to start from
+    layer: str = ""  # the only layer that is trained, if one is named
+    then: "Recipe | None" = None  # trained afterwards, starting from what came out
 
     def __post_init__(self):
         if not callable(getattr(networks, self.network, None)):
@@ -96,8 +98,12 @@ class Recipe:
 
 RECIPES = {
     "eigen-digits": Recipe(
-        variation=Variation(rotation=16.0, fatter=1.3),
-        base=Recipe(sets={"mnist": 0.8, "several": 0.07, "other": 0.13}, epochs=60),
+        base=Recipe(sets={"mnist": 1.0}, epochs=40),
+        then=Recipe(
+            sets={"swiss": 0.25, "drawn": 0.15, "mnist": 0.15, "several": 0.15, "other": 0.3},
+            epochs=8,
+            layer="no_digit",
+        ),
     ),
     "original": Recipe(
         network="original_cnn",
@@ -195,7 +201,8 @@ def load_kinds(
 ) -> dict[str, Kind]:  # by name, the Swiss scans first
     "Load what a recipe trains on and what it is asked about, preprocessed as it wants."
     asked = ASKED if ask and "sample" not in recipe.sets else ()
-    names = dict.fromkeys((*asked, *recipe.sets, *(recipe.base.sets if recipe.base else ())))
+    parts = [part for part in (recipe, recipe.base, recipe.then) if part]
+    names = dict.fromkeys((*asked, *(name for part in parts for name in part.sets)))
     return {name: load_kind(name, recipe.frame, recipe.renderings if name in recipe.sets else 0) for name in names}
 
 # %% ../nbs/03_training.ipynb #warp
@@ -292,6 +299,9 @@ def _compiled(recipe: Recipe) -> keras.Model:
         rate = keras.optimizers.schedules.CosineDecay(
             rate / 10, total - recipe.steps, alpha=0.01, warmup_target=rate, warmup_steps=recipe.steps
         )
+    if recipe.layer:
+        for layer in model.layers:
+            layer.trainable = layer.name == recipe.layer
     optimizer = keras.optimizers.Adam(rate)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not _gives_probabilities(model))
     model.compile(optimizer, loss, metrics=["accuracy"])
@@ -300,7 +310,17 @@ def _compiled(recipe: Recipe) -> keras.Model:
 
 def _gives_probabilities(model: keras.Model) -> bool:
     "Whether a network ends in a softmax, and not in logits."
-    return model.layers[-1].activation is keras.activations.softmax
+    return getattr(model.layers[-1], "activation", None) is keras.activations.softmax
+
+
+def _giving_logits(model: keras.Model) -> keras.Model:
+    "The same network with logits for its answer: what reads an artefact makes the probabilities itself."
+    if not _gives_probabilities(model):
+        return model
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    twin.layers[-1].activation = keras.activations.linear
+    return twin
 
 # %% ../nbs/03_training.ipynb #fingerprint
 _CODE = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (networks, preprocessing))).hexdigest()
@@ -409,11 +429,40 @@ def _training_part(kind: Kind, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return kind.train[np.tile(known, renderings)], np.tile(kind.labels[known], renderings)
 
 
-def _run_fold(recipe: Recipe, kinds: dict[str, Kind], fold: int, folder: Path, start=None) -> dict[str, np.ndarray]:
-    "Train without a fold; the logits of what it holds out, by kind."
-    sets = {name: _training_part(kinds[name], kinds[name].fold != fold) for name in recipe.sets}
-    sets, watched = _watched(recipe, sets)
+def _run_all(
+    recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None, watched: tuple | None = None
+) -> dict[str, np.ndarray]:
+    "Train on all digits whose fold is not negative; the weights, in their order."
+    sets = {name: _training_part(kinds[name], kinds[name].fold >= 0) for name in recipe.sets}
+    if watched is None:
+        sets, watched = _watched(recipe, sets)
     model = fit(recipe, sets, folder, watched, start=start)
+    return {f"{i:03d}": weights for i, weights in enumerate(model.get_weights())}
+
+
+def _weights(recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None, watched=None) -> list[np.ndarray]:
+    "The weights after a recipe and what comes then, of all digits whose fold is not negative; each part is kept."
+    run, own = partial(_run_all, start=start, watched=watched), {name: kinds[name] for name in recipe.sets}
+    weights = list(_kept(folder / "part", run, replace(recipe, then=None), own).values())
+    return weights if recipe.then is None else _weights(recipe.then, kinds, folder / "then", weights)
+
+
+def _network(recipe: Recipe, weights: list[np.ndarray]) -> keras.Model:
+    "The recipe's network with these weights."
+    model = getattr(networks, recipe.network)()
+    model.set_weights(weights)
+    return model
+
+
+def _knowing(kind: Kind, known: np.ndarray) -> Kind:
+    "The kind with a fold that is 0 for what may be known and -1 for what may not."
+    return kind._replace(fold=np.where(known, 0, -1))
+
+
+def _run_fold(recipe: Recipe, kinds: dict[str, Kind], fold: int, folder: Path, start=None) -> dict[str, np.ndarray]:
+    "Train without a fold; the network as it ships, and its logits of what it did not know, by kind."
+    known = {name: _knowing(kind, kind.fold != fold) for name, kind in kinds.items()}
+    model = _network(recipe, _weights(recipe, known, folder, start))
     held_out = {name: kind.pixels[kind.fold == fold] for name, kind in kinds.items() if (kind.fold >= 0).any()}
     content = networks.to_litert(_giving_logits(model))
     answers = {"network": np.frombuffer(content, np.uint8)}
@@ -443,12 +492,12 @@ def _run_shared(recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None
     name, rows = next(iter(kinds)), np.arange(len(next(iter(kinds.values())).labels))
     kind = kinds[name]
     _, held_out = train_test_split(rows, test_size=0.2, stratify=kind.labels, random_state=42)
-    known = ~np.isin(rows, held_out)
-    sets = {other: _training_part(kinds[other], kinds[other].fold != 0) for other in recipe.sets}
-    sets[name] = _training_part(kind, known)
-    watched = (kind.pixels[~known], kind.labels[~known]) if recipe.callbacks else None
-    model = fit(recipe, sets, folder, watched, start=start)
-    return {"held_out": np.flatnonzero(~known), "logits": predict_logits(model, kind.pixels[~known])}
+    known = {other: _knowing(kinds[other], kinds[other].fold != 0) for other in kinds}
+    known[name] = _knowing(kind, ~np.isin(rows, held_out))
+    held_out = np.sort(held_out)
+    watched = (kind.pixels[held_out], kind.labels[held_out]) if recipe.callbacks else None
+    content = networks.to_litert(_giving_logits(_network(recipe, _weights(recipe, known, folder, start, watched))))
+    return {"held_out": held_out, "logits": _shipped_logits(content, kind.pixels[held_out])}
 
 # %% ../nbs/03_training.ipynb #out-of-fold
 def out_of_fold(
@@ -463,6 +512,7 @@ def out_of_fold(
     named = {f"fold-{fold}": partial(_run_fold, fold=fold, start=start) for fold in range(folds)}
     named["shared-writers"] = partial(_run_shared, start=start)
     *parts, shared = _each([(runs / name, run, recipe, kinds) for name, run in named.items()], jobs)
+    (Path(folder) / "folds").mkdir(parents=True, exist_ok=True)
     for fold, part in enumerate(parts):
         _write(Path(folder) / "folds" / f"{fold}.tflite", part["network"].tobytes())
     arrays = {}
@@ -506,7 +556,7 @@ def _kept(folder: Path, run: Callable, recipe: Recipe, kinds: dict[str, Kind]) -
         with np.load(path) as file:
             if str(file["run"]) == mark:
                 return {key: file[key] for key in file.files if key != "run"}
-    print(f"{folder.parent.parent.name}: {folder.name}", flush=True)
+    print("/".join(folder.parts[-3:]), flush=True)
     answers = run(recipe, kinds, folder=folder)
     _write_npz(path, {"run": np.array(mark), **answers})
     return answers
@@ -516,16 +566,8 @@ def _base_weights(recipe: Recipe, kinds: dict[str, Kind], runs: Path) -> list[np
     "The weights that a recipe starts from, of a network that knows nothing that any fold asks about."
     if recipe.base is None:
         return None
-    known = {name: kinds[name]._replace(fold=np.where(kinds[name].fold < 0, 0, -1)) for name in recipe.base.sets}
-    return list(_kept(runs / "base", _run_all, recipe.base, known).values())
-
-
-def _run_all(recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None) -> dict[str, np.ndarray]:
-    "Train on all digits whose fold is not negative; the weights, in their order."
-    sets = {name: _training_part(kinds[name], kinds[name].fold >= 0) for name in recipe.sets}
-    sets, watched = _watched(recipe, sets)
-    model = fit(recipe, sets, folder, watched, start=start)
-    return {f"{i:03d}": weights for i, weights in enumerate(model.get_weights())}
+    known = {name: _knowing(kinds[name], kinds[name].fold < 0) for name in recipe.base.sets}
+    return _weights(recipe.base, known, runs / "base")
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -580,16 +622,6 @@ def write_artefact(
     _write(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
 
 
-def _giving_logits(model: keras.Model) -> keras.Model:
-    "The same network with logits for its answer: what reads an artefact makes the probabilities itself."
-    if not _gives_probabilities(model):
-        return model
-    twin = keras.models.clone_model(model)
-    twin.set_weights(model.get_weights())
-    twin.layers[-1].activation = keras.activations.linear
-    return twin
-
-
 def _digest(data: bytes) -> dict:
     "The sha256 and the size of a file's bytes."
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -615,17 +647,16 @@ def train(
 ) -> keras.Model:
     "Train on everything and write the artefact, calibrated by the folder's out-of-fold answers where there are any."
     runs, start = Path(folder) / "runs", _base_weights(recipe, kinds, Path(folder) / "runs")
-    everything = {name: kinds[name]._replace(fold=np.zeros(len(kinds[name].labels), int)) for name in recipe.sets}
-    model = getattr(networks, recipe.network)()
-    model.set_weights(list(_kept(runs / "all", partial(_run_all, start=start), recipe, everything).values()))
+    everything = {name: kind._replace(fold=np.zeros(len(kind.labels), int)) for name, kind in kinds.items()}
+    model = _network(recipe, _weights(recipe, everything, runs / "all", start))
     trained_on = {
         name: {"count": len(kind.labels), "sha256": _digest(kind.train.tobytes() + kind.labels.tobytes())["sha256"]}
         for name, kind in everything.items()
     }
     path = Path(folder) / "out_of_fold.npz"
     found = calibration(read_answers(folder)) if path.exists() else (1.0, 0.0)
-    done = ["base", "all"] if recipe.base else ["all"]
-    seconds = sum(float((runs / name / "seconds.txt").read_text()) for name in done)
+    clocks = [clock for part in ("base", "all") for clock in (runs / part).rglob("seconds.txt")]
+    seconds = sum(float(clock.read_text()) for clock in clocks)
     write_artefact(model, folder, recipe, trained_on, *found, _metrics(Path(folder)), seconds)
     return model
 

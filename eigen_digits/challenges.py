@@ -584,7 +584,7 @@ def _pictures(kind: str, every: int) -> tuple[list[Image.Image], np.ndarray, np.
 # %% ../nbs/09_challenges.ipynb #corruptions
 def evaluate_corruptions(
     folder: str | os.PathLike,  # models/<name>, with out_of_fold.npz and folds/
-    every: int = 3,  # ask about each third digit
+    every: int = 5,  # ask about each fifth digit
     jobs: int = 2,  # processes
 ) -> dict:  # kind → way → level → figures; "clean" first
     "Ask about spoilt pictures, write corruptions.json, and keep what is done in runs/, so that a stopped call goes on."

@@ -292,7 +292,7 @@ def evaluate(name: str, protocol: str | None, jobs: int, out: Path | None, sampl
         folder = _folder(out, name, sample)
         try:
             if protocol == "corruptions":
-                text = challenges.corruptions_table(_loaded(challenges.evaluate_corruptions, folder, 3, jobs))
+                text = challenges.corruptions_table(_loaded(challenges.evaluate_corruptions, folder, 5, jobs))
             elif protocol == "not-digits":
                 text = challenges.not_digits_table(_loaded(challenges.evaluate_not_digits, folder, 1000, jobs))
             else:  # the original's confidences are judged as it used them

@@ -629,7 +629,8 @@ def _each_kept(ask: Callable, tasks: list[tuple], folder: str | os.PathLike, job
     "What `ask` gives for each task, in order; what is done stays done while nothing that it rests on changes."
     from tqdm import tqdm
 
-    rests_on = [Path(__file__), Path(preprocessing.__file__)]
+    package = Path(preprocessing.__file__).parent
+    rests_on = [package / "challenges.py", package / "preprocessing.py"]
     rests_on += [Path(folder, "out_of_fold.npz"), *sorted(Path(folder, "folds").glob("*.tflite"))]
     mark = hashlib.sha256(b"".join(path.read_bytes() for path in rests_on)).hexdigest()
     path = Path(folder, "runs", f"{ask.__name__.strip('_')}.json")

@@ -129,6 +129,11 @@ def calibration_error(
     "The expected calibration error, ECE."
     return sum(abs(c - r) * count for c, r, count in reliability(confidence, right, bins)) / len(right)
 
+
+def _log_loss(spread: np.ndarray, labels: np.ndarray) -> float:
+    "The mean negative logarithm of the probability that the label was given."
+    return float(-np.log(np.maximum(spread[np.arange(len(labels)), labels], 1e-12)).mean())
+
 # %% ../nbs/04_evaluation.ipynb #temperature
 def fit_temperature(
     logits: np.ndarray,  # (n, 10), of digits that the network has not been trained on
@@ -249,11 +254,6 @@ def score(
     figures["log_loss"] = _log_loss(spread, answers.labels)
     figures["log_loss_uncalibrated"] = _log_loss(probabilities(answers.digits), answers.labels)
     return figures
-
-
-def _log_loss(spread: np.ndarray, labels: np.ndarray) -> float:
-    "The mean negative logarithm of the probability that the label was given."
-    return float(-np.log(np.maximum(spread[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
 def _share(right: int, count: int) -> dict:

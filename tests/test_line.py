@@ -8,7 +8,8 @@ from eigen_digits import Recognizer
 load_digits = pytest.importorskip("sklearn.datasets", reason="the fixed set comes with scikit-learn").load_digits
 
 EVERY = 9  # of scikit-learn's 1,797 digits, 200 are asked
-MISREAD: dict[int, int] = {}  # place in the set → what is read instead of the label
+# Place in the set → what is read instead of the label.
+MISREAD = {162: 9, 243: 1, 405: 3, 657: 8, 693: 8, 774: 4, 846: 8, 945: 5, 1242: 7, 1575: 9}
 
 
 def test_the_shipped_model_reads_the_fixed_set_as_ever():

@@ -58,11 +58,8 @@ class Variation:
     scale: float = 0.2  # natural logarithm of the stretch, for each axis apart
     shift: float = 1.5  # pixels
     bend: float = 0.7  # pixels, standard deviation of the displacement
-    thinner: float = 0.5  # pixels that strokes may lose on each side, at most 1
-    fatter: float = 0.9  # pixels that they may gain, at most 2
-
-
-_SHARES = {"swiss": 0.45, "drawn": 0.3, "mnist": 0.25}
+    thinner: float = 0.5  # share of a pixel that strokes may lose on each side
+    fatter: float = 0.9  # share of a pixel that they may gain
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Recipe:
 
     network: str = "digit_net"  # a function of `eigen_digits.model`
     frame: bool = True  # as in `preprocess`
-    sets: dict[str, float] = field(default_factory=lambda: dict(_SHARES))  # in a batch, by kind
+    sets: dict[str, float] = field(default_factory=lambda: {"swiss": 0.45, "drawn": 0.3, "mnist": 0.25})  # shares
     epochs: int = 22
     steps: int = 160  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
@@ -240,13 +237,11 @@ def _look_up(images, places):
 
 # %% ../nbs/03_training.ipynb #pen
 def _change_pen(images, seed, thinner: float, fatter: float):
-    "Wear strokes down by up to a pixel on each side, or swell them by up to two: (n, 28, 28)."
+    "Wear strokes down or swell them by up to a share of a pixel on each side: (n, 28, 28)."
     swollen = tf.nn.max_pool2d(images[..., None], 3, 1, "SAME")[..., 0]
-    bold = tf.nn.max_pool2d(swollen[..., None], 3, 1, "SAME")[..., 0]
     worn = -tf.nn.max_pool2d(-images[..., None], 3, 1, "SAME")[..., 0]
     amount = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1), seed, -thinner, fatter)
-    changed = images + tf.clip_by_value(amount, 0, 1) * (swollen - images) + tf.nn.relu(amount - 1) * (bold - swollen)
-    changed += tf.nn.relu(-amount) * (worn - images)
+    changed = images + tf.nn.relu(amount) * (swollen - images) + tf.nn.relu(-amount) * (worn - images)
     return changed / tf.maximum(tf.reduce_max(changed, axis=(1, 2), keepdims=True), 0.2)
 
 # %% ../nbs/03_training.ipynb #augment

@@ -187,9 +187,14 @@ def paper_is_dark(
     grey: Image.Image,  # mode "L"
 ) -> bool:  # True for chalk on a blackboard
     "Whether the ink is lighter than the paper, from how much of the picture is dark and what its corners are."
-    coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
-    low, high = coarse.getextrema()
-    dark = np.asarray(coarse) < (low + high) / 2
+    coarse = np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX), np.float32)
+    # A steep slope of light may leave more than half of white paper dark, but not once it is taken out.
+    return _is_dark(coarse) and _is_dark(coarse - _slope(coarse))
+
+
+def _is_dark(coarse: np.ndarray) -> bool:
+    "Whether the ink of a coarse picture is lighter than its paper, if the light is even."
+    dark = coarse < (coarse.min() + coarse.max()) / 2
     share = dark.mean()
     if abs(share - 0.5) > 0.3:
         return bool(share > 0.5)
@@ -200,6 +205,15 @@ def paper_is_dark(
     else:  # where the lines of a cell cross, the very corners are dark, but not those inside
         corners = (_corners(dark, 0) + _corners(dark, _RIM)) / 2
     return bool(0.75 * corners + 0.25 * share > 0.55)
+
+
+_PLANE = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID)).reshape(2, -1)], axis=1).astype(np.float32)
+_FIT_PLANE = np.linalg.pinv(_PLANE)
+
+
+def _slope(coarse: np.ndarray) -> np.ndarray:
+    "The plane that is nearest to a coarse picture."
+    return (_PLANE @ (_FIT_PLANE @ coarse.astype(np.float32).ravel())).reshape(coarse.shape)
 
 
 def _corners(mask: np.ndarray, depth: int) -> float:
@@ -224,14 +238,10 @@ def level(
         paper = Image.new("L", grey.size, int(np.percentile(coarse, 99)))
     else:
         # A slope misleads the closing where the picture ends, so it is taken out first.
-        values = np.asarray(coarse, np.float32)
-        slope = (_PLANE @ (np.linalg.pinv(_PLANE) @ np.asarray(closed, np.float32).ravel())).reshape(values.shape)
-        even = np.asarray(_close(Image.fromarray(values - slope)))
+        slope = _slope(np.asarray(closed))
+        even = np.asarray(_close(Image.fromarray(np.asarray(coarse, np.float32) - slope)))
         paper = Image.fromarray(np.uint8(np.clip(even + slope, 0, 255))).resize(grey.size, Image.Resampling.BILINEAR)
     return ImageChops.subtract(paper, grey)
-
-
-_PLANE = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID)).reshape(2, -1)], axis=1).astype(np.float32)
 
 
 def _close(coarse: Image.Image) -> Image.Image:
@@ -346,12 +356,14 @@ def drop_borders(
     rest = ink[core] > 96
     if rest.mean() <= 0.001:  # nothing but lines: a 1 may look so, but hardly runs along a side from end to end
         return inside if _run_through(ink, depths) else ink
-    touching = any(
-        depth and edge.any()
-        for depth, edge in zip(depths, (rest[:1], rest[-1:], rest[:, :1], rest[:, -1:]), strict=True)
-    )
-    is_cell = sum(map(bool, depths)) >= 3
-    return inside if is_cell or not touching else ink
+    touched = [edge.any() for edge in (rest[:1], rest[-1:], rest[:, :1], rest[:, -1:])]
+    lines = [side for side in range(4) if depths[side]]
+    if len(lines) >= 3 or not any(touched[side] for side in lines):
+        return inside
+    # A digit that is cropped tight may run along one side from end to end, but then it reaches the opposite side, too.
+    opposite = {0: 1, 1: 0, 2: 3, 3: 2}
+    is_cell = len(lines) == 2 or not touched[opposite[lines[0]]]
+    return inside if is_cell and _run_through(ink, depths) else ink
 
 
 def _run_through(ink: np.ndarray, depths: list[int]) -> bool:

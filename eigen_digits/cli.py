@@ -231,16 +231,31 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @main.command()
 @_recipe_option
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
+@click.option("--ablations", is_flag=True, help="Leave out each ingredient of our recipe in turn, for evaluate.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
 @click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
 @click.option("--seed", type=int, help="The recipe's own if not given.")
 @click.option("--sample", is_flag=True, help="A quick run on a small packaged set.")
-def train(name: str, folds: bool, jobs: int, out: Path | None, epochs: int | None, seed: int | None, sample: bool):
+def train(
+    name: str,
+    folds: bool,
+    ablations: bool,
+    jobs: int,
+    out: Path | None,
+    epochs: int | None,
+    seed: int | None,
+    sample: bool,
+):
     """Train a network and write it as a model, or measure its recipe by folds."""
     with _extra("train"):
         from eigen_digits import training
 
+        if ablations:
+            if folds or sample or epochs or seed is not None or name != RECIPES[0]:
+                raise click.UsageError("--ablations has recipes of its own; it goes with --jobs and --out alone")
+            click.echo(_loaded(training.ablate, _folder(out, name, False), training.ABLATIONS, jobs))
+            return
         recipe = _changed(training.RECIPES[name], epochs, seed, sample)
         kinds = _loaded(training.load_kinds, recipe, folds)
         folder = _folder(out, name, sample)
@@ -273,15 +288,16 @@ PROTOCOLS = {
     "drawn": ("drawn",),
     "corruptions": (),
     "not-digits": (),
+    "ablations": (),
 }
 
 
 @main.command()
 @_recipe_option
 @click.option(
-    "--protocol", type=click.Choice(list(PROTOCOLS)), help="One way of asking; all but the last two if not given."
+    "--protocol", type=click.Choice(list(PROTOCOLS)), help="One way of asking; the first three if not given."
 )
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes for the last two.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes that ask.")
 @_out_option
 @click.option("--sample", is_flag=True, help="Judge the quick run.")
 def evaluate(name: str, protocol: str | None, jobs: int, out: Path | None, sample: bool):
@@ -293,6 +309,8 @@ def evaluate(name: str, protocol: str | None, jobs: int, out: Path | None, sampl
         try:
             if protocol == "corruptions":
                 text = challenges.corruptions_table(_loaded(challenges.evaluate_corruptions, folder, 5, jobs))
+            elif protocol == "ablations":
+                text = evaluation.ablations_table(evaluation.evaluate_ablations(folder))
             elif protocol == "not-digits":
                 text = challenges.not_digits_table(_loaded(challenges.evaluate_not_digits, folder, 1000, jobs))
             else:  # the original's confidences are judged as it used them

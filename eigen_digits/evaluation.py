@@ -6,7 +6,7 @@
 __all__ = ['PROTOCOLS', 'CALIBRATED_ON', 'AUDIT', 'Answers', 'read_answers', 'wilson', 'is_right', 'by_group', 'confusion',
            'probabilities', 'reliability', 'calibration_error', 'fit_temperature', 'fit_threshold', 'digit_share',
            'calibration', 'fold_calibrations', 'other_folds_temperatures', 'read_audit', 'audited', 'score', 'evaluate',
-           'write_figures', 'results_table']
+           'write_figures', 'results_table', 'mcnemar', 'evaluate_ablations', 'ablations_table']
 
 # %% ../nbs/04_evaluation.ipynb #imports
 import csv
@@ -321,3 +321,53 @@ def _cell(figures: dict) -> str:
     worst = figures.get("worst_writer")
     text = f"**{100 * figures['accuracy']:.2f} %** ({100 * low:.2f}–{100 * high:.2f})"
     return text + (f", worst writer {100 * worst['accuracy']:.1f} % of {worst['count']}" if worst else "")
+
+# %% ../nbs/04_evaluation.ipynb #ablations
+def mcnemar(
+    right: np.ndarray,  # (n,) bool: what one network read right
+    other: np.ndarray,  # (n,) bool: and another, of the same digits
+) -> float:  # p, two-sided
+    "McNemar's exact test of whether two networks are equally often right; raises `ValueError` for unequal numbers."
+    from scipy.stats import binomtest
+
+    if len(right) != len(other):
+        raise ValueError(f"right, other: {len(right)} and {len(other)} answers; give both on the same digits")
+    lost, gained = int(np.sum(right & ~other)), int(np.sum(other & ~right))
+    return binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+
+
+def evaluate_ablations(
+    folder: str | os.PathLike,  # models/<name>, with ablations.npz
+) -> dict:  # recipe → kind → count and wrong; and, of all kinds together, lost, gained and p against the first
+    "Compare short recipes, each without one ingredient, with the first; write ablations.json."
+    path = Path(folder) / "ablations.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; `eigen-digits train --ablations` writes it")
+    right = {}
+    with np.load(path) as file:
+        for key in file.files:
+            name, kind = key.rsplit("/", 1)
+            right.setdefault(name, {})[kind] = file[key]
+    whole, figures = np.concatenate(list(next(iter(right.values())).values())), {}
+    for name, kinds in right.items():
+        figures[name] = {kind: {"count": len(r), "wrong": int(np.sum(~r))} for kind, r in kinds.items()}
+        pooled = np.concatenate(list(kinds.values()))
+        lost, gained = int(np.sum(whole & ~pooled)), int(np.sum(pooled & ~whole))
+        figures[name] |= {"lost": lost, "gained": gained, "p": mcnemar(whole, pooled)}
+    write_figures(Path(folder) / "ablations.json", figures)
+    return figures
+
+
+def ablations_table(
+    figures: dict,  # as `evaluate_ablations` gives
+) -> str:  # Markdown
+    "How many digits each short recipe misread, and how its answers differ from those of the first."
+    first = next(iter(figures.values()))
+    kinds = [kind for kind, found in first.items() if isinstance(found, dict)]
+    heads = [f"{kind}, wrong of {first[kind]['count']:,}" for kind in kinds]
+    rows = [f"| recipe | {' | '.join(heads)} | lost | gained | p |", "|---|" + "---:|" * (len(kinds) + 3)]
+    for name, found in figures.items():
+        wrong = " | ".join(str(found[kind]["wrong"]) for kind in kinds)
+        against = f"{found['lost']} | {found['gained']} | {found['p']:.2g}" if found is not first else " | | "
+        rows.append(f"| {name} | {wrong} | {against} |")
+    return "\n".join(rows)

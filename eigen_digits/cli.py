@@ -294,9 +294,7 @@ PROTOCOLS = {
 
 @main.command()
 @_recipe_option
-@click.option(
-    "--protocol", type=click.Choice(list(PROTOCOLS)), help="One way of asking; the first three if not given."
-)
+@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), help="One way of asking; the first three if not given.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes that ask.")
 @_out_option
 @click.option("--sample", is_flag=True, help="Judge the quick run.")

@@ -199,10 +199,11 @@ class Recognizer:
         probabilities = powers[:10] / powers[:10].sum()
         digit = int(probabilities.argmax())
         is_digit = bool(powers[digit] >= self.meta["threshold"] * powers.sum())
-        reason = None if is_digit else self._obstacle(powers)
+        reason = None if is_digit else self._obstacle(powers, digit)
         return Prediction(digit, float(probabilities[digit]), probabilities, is_digit, reason)
 
-    def _obstacle(self, powers: np.ndarray) -> str:
-        "What stands most in the way of the best digit, of what is no digit; `unsure` if another digit does."
-        rival = np.argsort(powers)[-2:].max()  # the classes that are no digit come last
+    def _obstacle(self, powers: np.ndarray, digit: int) -> str:
+        "What stands most in the way of the best digit: what is no digit, by its name; `unsure` if another digit does."
+        rival = int(np.argsort(np.delete(powers, digit))[-1])
+        rival += rival >= digit
         return "unsure" if rival < 10 else _NO_DIGIT[rival - 10]

@@ -204,6 +204,5 @@ class Recognizer:
 
     def _obstacle(self, powers: np.ndarray, digit: int) -> str:
         "What stands most in the way of the best digit: what is no digit, by its name; `unsure` if another digit does."
-        rival = int(np.argsort(np.delete(powers, digit))[-1])
-        rival += rival >= digit
+        rival = next(int(k) for k in np.argsort(powers)[::-1] if k != digit)
         return "unsure" if rival < 10 else _NO_DIGIT[rival - 10]

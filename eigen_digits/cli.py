@@ -231,7 +231,9 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @main.command()
 @_recipe_option
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
-@click.option("--ablations", is_flag=True, help="Leave out each ingredient of our recipe in turn, for evaluate.")
+@click.option("--ablations", "trial", flag_value="ablations", help="Leave out each ingredient of our recipe in turn.")
+@click.option("--choices", "trial", flag_value="choices", help="Choose a recipe for each fold, without its writers.")
+@click.option("--seeds", "trial", flag_value="seeds", help="Train our recipe from three seeds, on two folds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
 @click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
@@ -240,7 +242,7 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 def train(
     name: str,
     folds: bool,
-    ablations: bool,
+    trial: str | None,
     jobs: int,
     out: Path | None,
     epochs: int | None,
@@ -251,19 +253,29 @@ def train(
     with _extra("train"):
         from eigen_digits import training
 
-        if ablations:
+        if trial:
             if folds or sample or epochs or seed is not None or name != RECIPES[0]:
-                raise click.UsageError("--ablations has recipes of its own; it goes with --jobs and --out alone")
-            click.echo(_loaded(training.ablate, _folder(out, name, False), training.ABLATIONS, jobs))
+                raise click.UsageError(f"--{trial} has recipes of its own; it goes with --jobs and --out alone")
+            click.echo(_try(training, trial, _folder(out, name, False), jobs))
             return
         recipe = _changed(training.RECIPES[name], epochs, seed, sample)
         kinds = _loaded(training.load_kinds, recipe, folds)
         folder = _folder(out, name, sample)
         if folds:
-            click.echo(training.out_of_fold(recipe, kinds, folder, jobs=jobs))
+            ours = recipe == training.RECIPES[RECIPES[0]]
+            chosen = training.read_choices(folder) if ours and (folder / "choices.json").exists() else ()
+            click.echo(training.out_of_fold(recipe, kinds, folder, jobs=jobs, chosen=chosen))
         else:
             training.train(folder, recipe, kinds)
             click.echo(folder / "model.json")
+
+
+def _try(training, trial: str, folder: Path, jobs: int) -> Path:
+    "Run one of the trials of our recipe; the file it writes."
+    if trial == "choices":
+        return training.choose(training.CANDIDATES, _loaded(training.load_choosing), folder, jobs)
+    recipes = training.SEEDS if trial == "seeds" else training.ABLATIONS
+    return _loaded(training.ablate, folder, recipes, jobs, trial)
 
 # %% ../nbs/08_cli.ipynb #summary
 def summary(
@@ -289,6 +301,7 @@ PROTOCOLS = {
     "corruptions": (),
     "not-digits": (),
     "ablations": (),
+    "seeds": (),
 }
 
 
@@ -307,8 +320,8 @@ def evaluate(name: str, protocol: str | None, jobs: int, out: Path | None, sampl
         try:
             if protocol == "corruptions":
                 text = challenges.corruptions_table(_loaded(challenges.evaluate_corruptions, folder, 5, jobs))
-            elif protocol == "ablations":
-                text = evaluation.ablations_table(evaluation.evaluate_ablations(folder))
+            elif protocol in ("ablations", "seeds"):
+                text = evaluation.ablations_table(evaluation.evaluate_ablations(folder, protocol))
             elif protocol == "not-digits":
                 text = challenges.not_digits_table(_loaded(challenges.evaluate_not_digits, folder, 1000, jobs))
             else:  # the original's confidences are judged as it used them

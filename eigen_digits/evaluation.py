@@ -6,7 +6,7 @@
 __all__ = ['PROTOCOLS', 'CALIBRATED_ON', 'AUDIT', 'Answers', 'read_answers', 'wilson', 'is_right', 'by_group', 'confusion',
            'probabilities', 'reliability', 'calibration_error', 'fit_temperature', 'fit_threshold', 'digit_share',
            'calibration', 'fold_calibrations', 'other_folds_temperatures', 'read_audit', 'audited', 'score', 'evaluate',
-           'write_figures', 'results_table', 'mcnemar', 'evaluate_ablations', 'ablations_table']
+           'write_figures', 'results_table', 'mcnemar', 'evaluate_ablations', 'ablations_table', 'spread']
 
 # %% ../nbs/04_evaluation.ipynb #imports
 import csv
@@ -337,24 +337,25 @@ def mcnemar(
 
 
 def evaluate_ablations(
-    folder: str | os.PathLike,  # models/<name>, with ablations.npz
+    folder: str | os.PathLike,  # models/<name>, with <name>.npz
+    name: str = "ablations",  # or "seeds"
 ) -> dict:  # recipe → kind → count and wrong; and, of all kinds together, lost, gained and p against the first
-    "Compare short recipes, each without one ingredient, with the first; write ablations.json."
-    path = Path(folder) / "ablations.npz"
+    "Compare recipes, each changed in one way, with the first; write <name>.json."
+    path = Path(folder) / f"{name}.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `eigen-digits train --ablations` writes it")
+        raise FileNotFoundError(f"{path} is missing; `eigen-digits train --{name}` writes it")
     right = {}
     with np.load(path) as file:
         for key in file.files:
-            name, kind = key.rsplit("/", 1)
-            right.setdefault(name, {})[kind] = file[key]
+            recipe, kind = key.rsplit("/", 1)
+            right.setdefault(recipe, {})[kind] = file[key]
     whole, figures = np.concatenate(list(next(iter(right.values())).values())), {}
-    for name, kinds in right.items():
-        figures[name] = {kind: {"count": len(r), "wrong": int(np.sum(~r))} for kind, r in kinds.items()}
+    for recipe, kinds in right.items():
+        figures[recipe] = {kind: {"count": len(r), "wrong": int(np.sum(~r))} for kind, r in kinds.items()}
         pooled = np.concatenate(list(kinds.values()))
         lost, gained = int(np.sum(whole & ~pooled)), int(np.sum(pooled & ~whole))
-        figures[name] |= {"lost": lost, "gained": gained, "p": mcnemar(whole, pooled)}
-    write_figures(Path(folder) / "ablations.json", figures)
+        figures[recipe] |= {"lost": lost, "gained": gained, "p": mcnemar(whole, pooled)}
+    write_figures(Path(folder) / f"{name}.json", figures)
     return figures
 
 
@@ -371,3 +372,12 @@ def ablations_table(
         against = f"{found['lost']} | {found['gained']} | {found['p']:.2g}" if found is not first else " | | "
         rows.append(f"| {name} | {wrong} | {against} |")
     return "\n".join(rows)
+
+
+def spread(
+    figures: dict,  # as `evaluate_ablations` gives, of recipes that differ by their seed alone
+) -> dict[str, tuple[float, float]]:  # kind → mean accuracy, standard deviation of a single one
+    "How accuracy spreads over seeds."
+    kinds = [kind for kind, found in next(iter(figures.values())).items() if isinstance(found, dict)]
+    rows = {k: [1 - found[k]["wrong"] / found[k]["count"] for found in figures.values()] for k in kinds}
+    return {kind: (float(np.mean(row)), float(np.std(row, ddof=1))) for kind, row in rows.items()}

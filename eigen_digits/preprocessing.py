@@ -410,13 +410,13 @@ def ink_box(
     return ImageChops.darker(is_ink, crowded).getbbox()
 
 # %% ../nbs/01_preprocessing.ipynb #centre
-_FIT = 20  # pixels that the longer side of the ink takes of the 28
+_FIT = 24  # pixels that the longer side of the ink takes of the 28
 
 
 def centre(
     ink: Image.Image,  # mode "L", ink bright on black
     box: tuple[int, int, int, int],  # where the digit is
-) -> Image.Image:  # mode "L", square, dark ink on white paper; 28/20 of the digit's longer side
+) -> Image.Image:  # mode "L", square, dark ink on white paper; 28/24 of the digit's longer side
     "Crop to the digit and put its centre of mass in the middle of a white square."
     digit = ink.crop(box)
     mass = np.asarray(digit, np.float64)

@@ -431,21 +431,32 @@ def centre(
     return ImageOps.invert(square)
 
 # %% ../nbs/01_preprocessing.ipynb #frame
-_WORK = 320  # pixels on the longer side that framing works with
+_LOOKS = (144, 320)  # pixels on the longer side at most: at first, and where that shows too little
+_ENOUGH = 40  # pixels on a digit's longer side
 
 
 def frame(
     grey: Image.Image,  # mode "L", of any size and either polarity
 ) -> Image.Image | None:  # mode "L", square, the digit dark on white in its middle; None where there is no ink
     "Find the digit in a picture and put it in the middle, level, dark on white and without its surroundings."
-    factor = -(-max(grey.size) // _WORK)
-    ink = find_ink(grey.reduce(factor) if factor > 1 else grey)
+    found = None
+    for most in _LOOKS:
+        factor = -(-max(grey.size) // most)
+        found = _find_digit(grey.reduce(factor) if factor > 1 else grey) or found
+        if factor == 1 or (found and max(found[0].crop(found[1]).size) >= _ENOUGH):
+            break
+    return found and centre(*found)
+
+
+def _find_digit(grey: Image.Image) -> tuple[Image.Image, tuple[int, int, int, int]] | None:
+    "The ink in a picture and the box of the digit; None where there is none."
+    ink = find_ink(grey)
     if ink is None:
         return None
     if min(ink.size) >= _EDGY:  # in what is smaller, a stroke may be as thin as a line and run from side to side
         ink = Image.fromarray(drop_strays(drop_borders(np.asarray(ink))))
     box = ink_box(ink)
-    return None if box is None else centre(ink, box)
+    return box and (ink, box)
 
 # %% ../nbs/01_preprocessing.ipynb #preprocess
 def preprocess(

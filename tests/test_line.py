@@ -9,7 +9,7 @@ load_digits = pytest.importorskip("sklearn.datasets", reason="the fixed set come
 
 EVERY = 9  # of scikit-learn's 1,797 digits, 200 are asked
 # Place in the set → what is read instead of the label.
-MISREAD = {243: 1, 387: 7, 405: 3, 657: 8, 693: 8, 774: 4, 846: 8, 1062: 9, 1071: 8, 1242: 7, 1341: 7, 1575: 9}
+MISREAD = {162: 9, 657: 8, 693: 8, 720: 4, 774: 4, 846: 8, 1071: 8, 1242: 7, 1575: 9}
 
 
 def test_the_shipped_model_reads_the_fixed_set_as_ever():

@@ -86,7 +86,11 @@ def jupyterlab(folder: Path):
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
-            server.wait(30)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:  # a reload that is cut off can hang it
+                server.kill()
+                server.wait()
 
 
 def wait_for(url: str, server: subprocess.Popen, log: Path):

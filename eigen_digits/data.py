@@ -31,7 +31,7 @@ import PIL
 from PIL import Image
 
 from . import preprocessing
-from .preprocessing import BRUSH, CANVAS, load_image, preprocess, rasterize
+from .preprocessing import BRUSH, CANVAS, SIZE, load_image, preprocess, rasterize
 
 # %% ../nbs/00_data.ipynb #digits
 class Drawn(Sequence):
@@ -495,37 +495,38 @@ _PREPROCESSING = hashlib.sha256(Path(preprocessing.__file__).read_bytes()).hexdi
 
 def prepared(
     digits: Digits,  # with images of any kind
-    frame: bool = True,  # as in `preprocess`
+    frame: bool = True,  # as in `preprocess`, and so is `size`
+    size: int = SIZE,
 ) -> np.ndarray:
     """What the network sees of each digit: uint8 (n, 28, 28), ink bright on black.
 
     Kept in `data/cache`, or in the folder that `EIGEN_DIGITS_CACHE` names; a damaged file there is made anew.
     """
     folder = Path(os.environ.get("EIGEN_DIGITS_CACHE") or data_folders()[-1] / "cache")
-    path = folder / f"{_cache_key(digits.images, frame)}.npz"
+    path = folder / f"{_cache_key(digits.images, frame, size)}.npz"
     try:
         with np.load(path) as file:
             return file["pixels"]  # npz is a zip file, with a checksum
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        pixels = _prepare(digits.images, frame)
+        pixels = _prepare(digits.images, frame, size)
     with _replacing(path) as part, open(part, "wb") as file:
         np.savez(file, pixels=pixels)
     return pixels
 
 
-def _prepare(images: Sequence, frame: bool) -> np.ndarray:
+def _prepare(images: Sequence, frame: bool, size: int) -> np.ndarray:
     """`preprocess` of each image, rounded to uint8 (n, 28, 28), with a progress bar on a terminal."""
     from tqdm import tqdm
 
     pixels = np.zeros((len(images), 28, 28), np.uint8)
     for i in tqdm(range(len(images)), "preprocessing", leave=False, disable=None):  # None: by stderr
-        pixels[i] = np.rint(preprocess(images[i], frame)[..., 0] * 255)
+        pixels[i] = np.rint(preprocess(images[i], frame, size)[..., 0] * 255)
     return pixels
 
 
-def _cache_key(images: Sequence, frame: bool) -> str:
+def _cache_key(images: Sequence, frame: bool, size: int) -> str:
     """A digest of all that decides what `prepared` gives."""
-    settings = [frame, _PREPROCESSING, np.__version__, PIL.__version__]
+    settings = [frame, size, _PREPROCESSING, np.__version__, PIL.__version__]
     key = hashlib.sha256(json.dumps(settings).encode())
     for item in [*images.strokes, images.widths] if isinstance(images, Drawn) else images:
         content = _content(item)

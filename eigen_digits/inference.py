@@ -46,7 +46,7 @@ class ArtefactError(ValueError):
     "An artefact that cannot be used; the text names the file and what is wrong with it."
 
 
-FORMAT = 2  # the version of model.json that is read here
+FORMAT = 3  # the version of model.json that is read here
 _NETWORK = "model.tflite"
 
 
@@ -66,13 +66,18 @@ def _files(value: object) -> bool:
     return isinstance(value, dict) and _NETWORK in value and all(map(each, value.values()))
 
 
+def _preprocessing(value: object) -> bool:
+    "The check for the arguments of `preprocess`."
+    return _object(frame=bool, size=int)(value) and _number(4, 26)(value["size"])
+
+
 _NO_DIGIT = ("several", "other")  # what a network may know beside the ten digits
 _CLASSES = ([*range(10)], [*range(10), *_NO_DIGIT])
 
 # What is read of model.json: what it must be, in words and as a check.
 _FIELDS = {
     "name": ("a text", lambda value: isinstance(value, str)),
-    "preprocessing": ('{"frame": true} or {"frame": false}', _object(frame=bool)),
+    "preprocessing": ('{"frame": true or false, "size": 4 to 26}', _preprocessing),
     "classes": (f"the ten digits, with or without {', '.join(_NO_DIGIT)}", lambda value: value in _CLASSES),
     "temperature": ("a positive, finite number", _number(1e-30, 1e30)),  # float32 can divide by it
     "threshold": ("a number from 0 to 1", _number(0, 1)),

@@ -29,12 +29,11 @@ import numpy as np
 from PIL import ImageOps
 
 from . import model as networks  # before keras and TensorFlow: it keeps them quiet
-from . import preprocessing
 from .challenges import corrupt, outliers, redraw
 from .data import Digits, Drawn, load, prepared
 from .evaluation import calibration, probabilities, read_answers
 from .inference import Network
-from .preprocessing import load_image
+from .preprocessing import SIZE, load_image
 
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
@@ -73,6 +72,7 @@ class Recipe:
 
     network: str = "digit_net"  # a function of `eigen_digits.model`
     frame: bool = True  # as in `preprocess`
+    size: int = SIZE  # as in `preprocess`: pixels that a digit's longer side takes of the 28
     sets: dict[str, float] = field(default_factory=lambda: {"swiss": 0.45, "drawn": 0.3, "mnist": 0.25})  # shares
     epochs: int = 22
     steps: int = 160  # batches in an epoch; 0: as many as hold each digit once
@@ -91,6 +91,8 @@ class Recipe:
             raise ValueError(f"network: {self.network!r} is no function of eigen_digits.model")
         if unknown := [name for name in self.callbacks if name not in CALLBACKS]:
             raise ValueError(f"callbacks: {unknown[0]!r} is none of {', '.join(CALLBACKS)}")
+        if unlike := [part for part in (self.base, self.then) if part and part.size != self.size]:
+            raise ValueError(f"base, then: size is {unlike[0].size}; give {self.size}, as in the whole")
         if not self.callbacks and (self.epochs < 2 or self.steps < 1):
             raise ValueError(
                 f"epochs, steps: {self.epochs} of {self.steps} steps is too little, since the first epoch warms up; "
@@ -147,10 +149,10 @@ class Kind(NamedTuple):
     fold: np.ndarray  # (n,) int, the fold that holds it out; -1: never
 
 
-def _kind(digits: Digits, fold: np.ndarray, frame: bool, *more: Digits) -> Kind:
+def _kind(digits: Digits, fold: np.ndarray, frame: bool, size: int, *more: Digits) -> Kind:
     "Preprocess a set, and further renderings of it to train on."
-    pixels = prepared(digits, frame=frame)
-    train = np.concatenate([pixels, *(prepared(other, frame=frame) for other in more)])
+    pixels = prepared(digits, frame, size)
+    train = np.concatenate([pixels, *(prepared(other, frame, size) for other in more)])
     writers = np.full(len(digits), "") if digits.writers is None else digits.writers
     names = np.arange(len(digits)).astype(str) if digits.names is None else np.asarray(digits.names)
     return Kind(train, pixels, digits.labels, writers, names, fold)
@@ -160,27 +162,28 @@ def load_kind(
     name: str,  # "swiss", "drawn", "mnist", "sample", "sklearn", or of what is no digit "several" or "other"
     frame: bool = True,  # as in `preprocess`
     renderings: int = 3,  # how often each drawing is drawn to train on
+    size: int = SIZE,  # as in `preprocess`
 ) -> Kind:
     "Load one kind of digits with its folds; raises `ValueError` for an unknown name."
     if name in ("swiss", "sample"):
         digits = load(name)
-        return _kind(digits, writer_folds(digits), frame)
+        return _kind(digits, writer_folds(digits), frame, size)
     if name == "drawn":
         pens = load("pendigits")
         drawings = [redraw(pens, seed) for seed in range(renderings + 1)]
-        return _kind(drawings[0], writer_folds(pens), frame, *drawings[1:])
+        return _kind(drawings[0], writer_folds(pens), frame, size, *drawings[1:])
     if name == "mnist":
         digits = load("mnist")
         if not frame:  # framing sees which is paper; the bare resize is given the dark ink on white that it expects
             digits = replace(digits, images=255 - digits.images)
         held_out = np.arange(len(digits)) - (len(digits) - 10_000)
-        return _kind(digits, np.where(held_out >= 0, held_out % 5, -1), frame)
+        return _kind(digits, np.where(held_out >= 0, held_out % 5, -1), frame, size)
     if name == "sklearn":
         digits = _load_sklearn()
-        return _kind(digits, np.arange(len(digits)) % 5, frame)
+        return _kind(digits, np.arange(len(digits)) % 5, frame, size)
     if name in OUTLIERS:
         made = outliers(name, load("mnist").subset(slice(-10_000)), OUTLIERS[name])
-        return _kind(made, np.full(len(made), -1), frame)
+        return _kind(made, np.full(len(made), -1), frame, size)
     raise ValueError(
         f"name: {name!r} is no kind; give 'swiss', 'drawn', 'mnist', 'sample', 'sklearn', 'several' or 'other'"
     )
@@ -206,7 +209,8 @@ def load_kinds(
     asked = ASKED if ask and "sample" not in recipe.sets else ()
     parts = [part for part in (recipe, recipe.base, recipe.then) if part]
     names = dict.fromkeys((*asked, *(name for part in parts for name in part.sets)))
-    return {name: load_kind(name, recipe.frame, recipe.renderings if name in recipe.sets else 0) for name in names}
+    renderings = {name: recipe.renderings if name in recipe.sets else 0 for name in names}
+    return {name: load_kind(name, recipe.frame, renderings[name], recipe.size) for name in names}
 
 # %% ../nbs/03_training.ipynb #warp
 SIDE = 28
@@ -343,11 +347,11 @@ def _giving_logits(model: keras.Model) -> keras.Model:
     return twin
 
 # %% ../nbs/03_training.ipynb #fingerprint
-_CODE = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (networks, preprocessing))).hexdigest()
+_CODE = hashlib.sha256(Path(networks.__file__).read_bytes()).hexdigest()
 
 
 def _fingerprint(recipe: Recipe, sets: dict[str, Sequence[np.ndarray]]) -> str:
-    "A digest of a recipe, of the arrays it is given, and of the networks' and the preprocessing's code."
+    "A digest of a recipe, of the arrays it is given, and of the networks' code."
     digest = hashlib.sha256(json.dumps([_CODE, asdict(recipe)], sort_keys=True).encode())
     for name, arrays in sorted(sets.items()):
         for array in arrays:
@@ -544,7 +548,7 @@ def out_of_fold(
         for fold, own in enumerate(chosen or [recipe] * folds)
     ]
     calls.append((runs / "shared-writers", partial(_run_shared, start=start), recipe, kinds))
-    *parts, shared = _each(calls, jobs)
+    *parts, shared = _each(_kept, calls, jobs)
     (Path(folder) / "folds").mkdir(parents=True, exist_ok=True)
     for fold, part in enumerate(parts):
         _write(Path(folder) / "folds" / f"{fold}.tflite", part["network"].tobytes())
@@ -586,12 +590,12 @@ def _gathered(fold: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
     return rows
 
 
-def _each(calls: list[tuple], jobs: int) -> list[dict[str, np.ndarray]]:
-    "What `_kept` gives for each call, in order."
+def _each(function: Callable, calls: list[tuple], jobs: int) -> list:
+    "What a function gives for each tuple of arguments, in order."
     if jobs == 1:
-        return [_kept(*call) for call in calls]
+        return [function(*call) for call in calls]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_kept, *zip(*calls, strict=True)))
+        return list(pool.map(function, *zip(*calls, strict=True)))
 
 
 def _kept(folder: Path, run: Callable, recipe: Recipe, kinds: dict[str, Kind]) -> dict[str, np.ndarray]:
@@ -612,7 +616,7 @@ def _base_weights(recipe: Recipe, kinds: dict[str, Kind], runs: Path) -> list[np
     if recipe.base is None:
         return None
     known = {name: _knowing(kinds[name], kinds[name].fold < 0) for name in recipe.base.sets}
-    return _weights(recipe.base, known, runs / "base")
+    return _weights(recipe.base, known, runs / ("base" if recipe.size == SIZE else f"choices/base-{recipe.size}"))
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -624,7 +628,7 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     os.replace(part, path)
 
 # %% ../nbs/03_training.ipynb #ablations
-ABLATED_FOLDS = (0, 1)
+ABLATED_FOLDS = (0, 1)  # the seeds are tried on all five
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -665,20 +669,23 @@ def ablate(
     ablations: dict[str, Recipe] = ABLATIONS,  # by name; `SEEDS` for the whole recipe with other seeds
     jobs: int = 1,  # processes that train, each on a core of its own
     name: str = "ablations",
+    folds: Sequence[int] = ABLATED_FOLDS,  # that are held out in turn
 ) -> Path:  # the file written
     "Train each recipe on the same folds, and write which of the digits held out it read right."
     runs = Path(folder) / "runs" / name
-    calls = [(runs / called, _run_ablated, recipe, load_kinds(recipe)) for called, recipe in ablations.items()]
-    parts = zip(ablations, _each(calls, jobs), strict=True)
+    calls = [(recipe, load_kinds(recipe), runs / called, folds) for called, recipe in ablations.items()]
+    parts = zip(ablations, _each(_run_ablated, calls, jobs), strict=True)
     path = Path(folder) / f"{name}.npz"
     _write_npz(path, {f"{called}/{kind}": right for called, part in parts for kind, right in part.items()})
     return path
 
 
-def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[str, np.ndarray]:
-    "Train with each of the folds in turn held out; which of their digits were read right, by kind."
+def _run_ablated(
+    recipe: Recipe, kinds: dict[str, Kind], folder: Path, folds: Sequence[int]
+) -> dict[str, np.ndarray]:  # kind → bool (n,)
+    "Train with each of the folds in turn held out; which of their digits were read right."
     start, right = _base_weights(recipe, kinds, folder), {}
-    for fold in ABLATED_FOLDS:
+    for fold in folds:
         run = partial(_run_fold, fold=fold, start=start)
         answers = _kept(folder / f"fold-{fold}", run, recipe, kinds)
         for name in (name for name in kinds if name in answers):
@@ -688,53 +695,74 @@ def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[s
 
 # %% ../nbs/03_training.ipynb #choices
 _FIRST = replace(RECIPES["eigen-digits"], sets={"swiss": 0.35, "drawn": 0.25, "mnist": 0.4})
+
+
+def _sized(recipe: Recipe, size: int, **changes) -> Recipe:
+    "The recipe for digits of another size, with another variation to go with it."
+    parts = {name: _sized(part, size, **changes) for name in ("base", "then") if (part := getattr(recipe, name))}
+    return replace(recipe, size=size, variation=replace(recipe.variation, **changes), **parts)
+
+
 CANDIDATES = {
     "at first": _FIRST,
     "less varied": replace(_FIRST, variation=replace(_FIRST.variation, rotation=12, shear=0.3, fatter=0.9, softer=0)),
     "learning faster": replace(_FIRST, learning_rate=2e-3),
     "less of MNIST": RECIPES["eigen-digits"],  # what the five folds together chose
+    "20 pixels": _sized(RECIPES["eigen-digits"], 20, shift=1.5, scale=0.2),  # as MNIST has it, with more room to move
+    "26 pixels": _sized(RECIPES["eigen-digits"], 26, shift=0.75, scale=0.12),
 }
 SPOILT = (("rotation", -15.0), ("rotation", 15.0), ("stroke width", 1 / 4), ("blur", 0.02))  # as in 09's grid
 
 
 def choose(
-    candidates: dict[str, Recipe],  # by name, all with the same base
-    kinds: dict[str, Kind],  # by name: what they train on, and what else is asked about
+    candidates: dict[str, Recipe],  # by name; those for digits of one size have the same base
+    load: Callable[[int], dict[str, Kind]],  # size → what they train on and what else is asked about, by name
     folder: Path,  # models/<name>: gets choices.json; runs/ below it keeps what is done, so that a stopped call goes on
     jobs: int = 1,  # processes that train, each on a core of its own
 ) -> Path:  # the file written
     "Choose a candidate for each fold by the answers about its neighbours' writers, whom no network asked knew."
     runs = Path(folder) / "runs"
-    start = _base_weights(next(iter(candidates.values())), kinds, runs)
-    folds = 1 + max(kind.fold.max() for kind in kinds.values())
+    of_size = {recipe.size: recipe for recipe in candidates.values()}
+    kinds = {size: load(size) for size in of_size}
+    bases = _each(_base_weights, [(recipe, kinds[size], runs) for size, recipe in of_size.items()], jobs)
+    starts = dict(zip(of_size, bases, strict=True))
+    folds = 1 + max(kind.fold.max() for some in kinds.values() for kind in some.values())
     pairs = sorted({tuple(sorted((fold, (fold + 1) % folds))) for fold in range(folds)})
     calls = [
-        (runs / "choices" / name / f"{a}-{b}", partial(_run_pair, pair=(a, b), start=start), _shorter(recipe), kinds)
+        (
+            runs / "choices" / name / f"{a}-{b}",
+            partial(_run_pair, pair=(a, b), start=starts[recipe.size]),
+            _shorter(recipe),
+            kinds[recipe.size],
+        )
         for name, recipe in candidates.items()
         for a, b in pairs
     ]
-    answers = _each(calls, jobs)
+    answers = _each(_kept, calls, jobs)
     found = {name: dict(zip(pairs, answers[i * len(pairs) :], strict=False)) for i, name in enumerate(candidates)}
     path = Path(folder) / "choices.json"
     _write(path, (json.dumps(_chosen(found, folds), indent=1) + "\n").encode())
     return path
 
 
-def load_choosing(every: int = 5) -> dict[str, Kind]:  # "swiss" and so on; also "swiss, rotation -15.0" and so on
+def load_choosing(
+    size: int = SIZE,  # as in `preprocess`
+    every: int = 5,  # of the scans and drawings, which are spoilt
+) -> dict[str, Kind]:  # "swiss" and so on; also "swiss, rotation -15.0" and so on
     "Load what `CANDIDATES` train on, and every fifth scan and drawing spoilt in each way of `SPOILT`."
-    kinds = load_kinds(replace(_FIRST, then=None), ask=False)
+    kinds = load_kinds(replace(_sized(_FIRST, size), then=None), ask=False)
     for name, digits in (("swiss", load("swiss")), ("drawn", redraw(load("pendigits"), 0))):
         fold = writer_folds(digits)[::every]
         some = digits.subset(slice(None, None, every))
         grey = [ImageOps.grayscale(load_image(image)) for image in some.images]
         for way, level in SPOILT:
             spoilt = [corrupt(picture, way, level, seed) for seed, picture in enumerate(grey)]
-            kinds[f"{name}, {way} {level}"] = _kind(replace(some, images=spoilt, strokes=None), fold, True)
+            kinds[f"{name}, {way} {level}"] = _kind(replace(some, images=spoilt, strokes=None), fold, True, size)
     return kinds
 
 
 def _shorter(recipe: Recipe) -> Recipe:
-    "What is trained of a candidate to choose by: its second part, from the base that all share."
+    "What is trained of a candidate to choose by: its second part, from a base that others share."
     return replace(recipe, epochs=min(recipe.epochs, 6), base=None, then=None)
 
 
@@ -801,7 +829,7 @@ def read_choices(
     return [candidates[name] for name in names]
 
 # %% ../nbs/03_training.ipynb #artefact
-FORMAT = 2  # of model.json; a reader refuses what it does not know
+FORMAT = 3  # of model.json; a reader refuses what it does not know
 
 
 def write_artefact(
@@ -828,7 +856,7 @@ def write_artefact(
         "name": folder.name,
         "classes": [*range(10), *networks.NO_DIGIT][: model.output_shape[-1]],
         "input_shape": [28, 28, 1],
-        "preprocessing": {"frame": recipe.frame},
+        "preprocessing": {"frame": recipe.frame, "size": recipe.size},
         "temperature": temperature,
         "threshold": threshold,
         "trained_on": trained_on,

@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'LARGEST', 'Source', 'SIDE', 'SIZE', 'CANVAS', 'BRUSH', 'Strokes', 'ImageError', 'load_image',
-           'brute_force', 'to_grey', 'paper_is_dark', 'level', 'drop_rules', 'find_ink', 'drop_borders', 'drop_strays',
-           'ink_box', 'centre', 'frame', 'preprocess', 'preprocess_many', 'rasterize']
+           'brute_force', 'to_grey', 'drop_borders', 'drop_strays', 'frame', 'preprocess', 'preprocess_many',
+           'rasterize']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import base64
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import ceil, floor
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 # %% ../nbs/01_preprocessing.ipynb #image-error
 class ImageError(ValueError):
@@ -96,6 +100,7 @@ def _from_array(
     return Image.fromarray(np.rint(array * scale).astype(np.uint8))
 
 # %% ../nbs/01_preprocessing.ipynb #load-image
+_ORIENTATION = 0x0112  # the tag in Exif data; 1 is upright
 Source = bytes | bytearray | str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -103,6 +108,11 @@ def load_image(
     source: Source,  # the bytes of a file, a path, a data URL, a Pillow image or an array
 ) -> Image.Image:  # mode "L" or "RGB", upright, transparent parts as white paper
     "Load a picture from wherever it comes; raises `ImageError` for what cannot be used."
+    return _on_white_paper(_load(source))
+
+
+def _load(source: Source) -> Image.Image:
+    "A picture of any mode, decoded and upright."
     if isinstance(source, (bytes, bytearray)):
         image = _open_bytes(bytes(source))
     elif isinstance(source, str) and source.startswith("data:"):
@@ -115,13 +125,13 @@ def load_image(
         image = _decode(source)
     else:
         raise ImageError(f"{type(source).__name__} is no picture; give bytes, a path, a data URL, an image or an array")
-    return _on_white_paper(_upright(image))
+    return _upright(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     "Turn a picture as its Exif data says; what they say is left aside where they are damaged."
     try:
-        return ImageOps.exif_transpose(image)
+        return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises many kinds for broken Exif data, and the pixels are whole
         return image
 
@@ -183,15 +193,6 @@ def to_grey(
 _RIM = 3  # of these cells, how deep a rim may reach
 
 
-def paper_is_dark(
-    grey: Image.Image,  # mode "L"
-) -> bool:  # True for chalk on a blackboard
-    "Whether the ink is lighter than the paper, from how much of the picture is dark and what its corners are."
-    coarse = np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX), np.float32)
-    # A steep slope of light may leave more than half of white paper dark, but not once it is taken out.
-    return _is_dark(coarse) and _is_dark(coarse - _slope(coarse))
-
-
 def _is_dark(coarse: np.ndarray) -> bool:
     "Whether the ink of a coarse picture is lighter than its paper, if the light is even."
     dark = coarse < (coarse.min() + coarse.max()) / 2
@@ -227,29 +228,7 @@ def _ring(mask: np.ndarray, depth: int) -> np.ndarray:
     inner = mask[depth : len(mask) - depth, depth : len(mask) - depth]
     return np.concatenate([inner[0], inner[-1], inner[1:-1, 0], inner[1:-1, -1]])
 
-# %% ../nbs/01_preprocessing.ipynb #level
-def level(
-    grey: Image.Image,  # mode "L", dark ink on light paper
-) -> Image.Image:  # mode "L", 0 where there is paper, brighter for more ink
-    "How much darker each pixel is than the paper around it."
-    coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
-    closed = _close(coarse)
-    if _is_evenly_lit(np.asarray(coarse, np.int16), np.asarray(closed, np.int16)):
-        paper = Image.new("L", grey.size, int(np.percentile(coarse, 99)))
-    else:
-        # A slope misleads the closing where the picture ends, so it is taken out first.
-        slope = _slope(np.asarray(closed))
-        even = np.asarray(_close(Image.fromarray(np.asarray(coarse, np.float32) - slope)))
-        paper = Image.fromarray(np.uint8(np.clip(even + slope, 0, 255))).resize(grey.size, Image.Resampling.BILINEAR)
-    return ImageChops.subtract(paper, grey)
-
-
-def _close(coarse: Image.Image) -> Image.Image:
-    "The grey closing, with a window that no stroke fills."
-    window = _GRID // 3 | 1
-    return coarse.filter(ImageFilter.MaxFilter(window)).filter(ImageFilter.MinFilter(window))
-
-
+# %% ../nbs/01_preprocessing.ipynb #evenly-lit
 def _is_evenly_lit(coarse: np.ndarray, closed: np.ndarray) -> bool:
     "Whether the plain areas of a picture are all light or all dark: paper and ink, but no shade between."
     low, high = int(coarse.min()), int(coarse.max())
@@ -257,21 +236,18 @@ def _is_evenly_lit(coarse: np.ndarray, closed: np.ndarray) -> bool:
     between = (plain > low + 0.2 * (high - low)) & (plain < high - 0.15 * (high - low))
     return bool(between.mean() < 0.15)
 
-# %% ../nbs/01_preprocessing.ipynb #drop-rules
-def drop_rules(
-    darker: Image.Image,  # mode "L", how much darker each pixel is than its paper
-    floor: float,  # what is no darker than this is paper
-) -> Image.Image:  # the same without the lines of ruled or squared paper
-    "Remove thin lines that run from side to side."
-    covered = darker.point([0] * (int(floor) + 1) + [255] * (255 - int(floor)))
-    lines = [
-        (axis, start, end)
-        for axis, flat in ((0, (1, darker.height)), (1, (darker.width, 1)))
-        for start, end in _thin_runs(np.asarray(covered.resize(flat, Image.Resampling.BOX)).ravel() > 0.9 * 255)
-    ]
-    if not lines:
-        return darker
-    ink = np.array(darker)
+# %% ../nbs/01_preprocessing.ipynb #thin-runs
+def _thin_runs(covered: np.ndarray) -> list[tuple[int, int]]:
+    "Where rows that are covered begin and end, with the soft edge on either side, if they are few: a thin line."
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], covered, [0]])))
+    most = max(2, len(covered) // 40)
+    runs = zip(ends[::2], ends[1::2], strict=True)
+    return [(max(start - 1, 0), end + 1) for start, end in runs if end - start <= most]
+
+
+def _erase(ink: np.ndarray, lines: list[tuple[int, int, int]]) -> np.ndarray:
+    "Take lines, each with its axis, start and end, out of what is darker than paper, but for strokes that cross them."
+    ink = ink.copy()
     for axis, start, end in lines:
         turned = ink if axis == 0 else ink.T
         band = turned[start:end]
@@ -280,63 +256,10 @@ def drop_rules(
         if not alone or tone < 0.7 * ink.max():
             beside = np.minimum(turned[max(start - 1, 0)], turned[min(end, len(turned) - 1)])
             band[...] = np.where(band > 1.2 * tone + 4, band, beside)
-    return Image.fromarray(ink)
+    return ink
 
-
-def _thin_runs(covered: np.ndarray) -> list[tuple[int, int]]:
-    "Where rows that are covered begin and end, with the soft edge on either side, if they are few: a thin line."
-    ends = np.flatnonzero(np.diff(np.concatenate([[0], covered, [0]])))
-    most = max(2, len(covered) // 40)
-    runs = zip(ends[::2], ends[1::2], strict=True)
-    return [(max(start - 1, 0), end + 1) for start, end in runs if end - start <= most]
-
-# %% ../nbs/01_preprocessing.ipynb #find-ink
+# %% ../nbs/01_preprocessing.ipynb #edgy
 _EDGY = 16  # pixels on the shorter side: in what is smaller nearly every pixel may be the edge of a stroke
-
-
-def find_ink(
-    grey: Image.Image,  # mode "L", of either polarity
-) -> Image.Image | None:  # mode "L", ink bright on black; None where there is no ink
-    "Separate ink from paper, whichever of the two is darker and whatever the light."
-    if paper_is_dark(grey):
-        grey = ImageOps.invert(grey)
-    grain = _grain(grey)
-    darker = level(grey)
-    if min(grey.size) >= _EDGY:
-        darker = drop_rules(darker, max(_FAINTEST / 2, 3 * grain))
-    counts = np.asarray(darker.histogram(), np.int64)
-    # A handful of the darkest pixels may be dust: the peak is what more than a few reach.
-    few = max(3, counts.sum() // 2000)
-    peak = int(np.searchsorted(-np.cumsum(counts[::-1])[::-1], -few, side="right")) - 1
-    if peak < max(_FAINTEST, 6 * grain) or not _has_edges(grey, peak, few):
-        return None
-    strong = np.arange(256) > peak // 2
-    full = np.average(np.arange(256), weights=counts * strong) if counts[strong].any() else peak
-    floor = min(max(0.15 * full, 3 * grain), 0.5 * full)
-    return darker.point(np.clip(255 * (np.arange(256) - floor) / (full - floor), 0, 255).astype(int).tolist())
-
-
-def _has_edges(grey: Image.Image, peak: int, few: int) -> bool:
-    "Whether more than a few pixels step by a third of `peak` within a pen's edge, and further than the grain does."
-    if min(grey.size) < _EDGY:
-        return True
-    reach = max(2, max(grey.size) // 24)
-    steps = (ImageChops.difference(grey, ImageChops.offset(grey, *by)) for by in ((reach, 0), (0, reach)))
-    counts = ImageChops.lighter(*steps).crop((reach, reach, *grey.size)).histogram()  # what wrapped around is cut
-    total = np.cumsum(counts)
-    usual, strongest = np.searchsorted(total, (total[-1] / 4, total[-1] - few))
-    # In a tight crop a quarter of all pixels may be edges, but grain hardly steps by 60 grey levels.
-    return bool(strongest >= max(peak / 3, min(9 * usual, 60)))
-
-
-def _grain(grey: Image.Image) -> float:
-    "The standard deviation of the paper's noise in grey levels, from neighbouring pixels, robust to strokes."
-    if min(grey.size) < _EDGY:
-        return 0.0
-    steps = ImageChops.difference(grey, ImageChops.offset(grey, 1, 0)).histogram()
-    total = np.cumsum(steps)
-    median = float(np.searchsorted(total, total[-1] / 2))
-    return median / 0.954  # the median step between two normal variates of deviation 1
 
 # %% ../nbs/01_preprocessing.ipynb #drop-borders
 _BAND = 0.12  # how far in from its side a border may reach, in shares of the picture
@@ -399,66 +322,370 @@ def drop_strays(
             turn(ink)[: blank[0]] = 0
     return ink
 
-# %% ../nbs/01_preprocessing.ipynb #ink-box
-def ink_box(
-    ink: Image.Image,  # mode "L", ink bright on black
-) -> tuple[int, int, int, int] | None:  # left, upper, right, lower; None where there is no ink
-    "The box around the ink, without lone specks."
-    is_ink = ink.point([0] * 64 + [255] * 192)
-    # Within the 5 × 5 around it, a stroke's pixel has at least four others; grain and dust have fewer.
-    crowded = is_ink.filter(ImageFilter.BoxBlur(2)).point([0] * 45 + [255] * 211)
-    return ImageChops.darker(is_ink, crowded).getbbox()
-
-# %% ../nbs/01_preprocessing.ipynb #centre
+# %% ../nbs/01_preprocessing.ipynb #size
 SIZE = 24  # pixels that the longer side of a digit takes of the 28
 
-
-def centre(
-    ink: Image.Image,  # mode "L", ink bright on black
-    box: tuple[int, int, int, int],  # where the digit is
-    size: int = SIZE,  # pixels that the digit's longer side will take of the 28
-) -> Image.Image:  # mode "L", square, dark ink on white paper; the digit's longer side is size/28 of it
-    "Crop to the digit and put its centre of mass in the middle of a white square."
-    digit = ink.crop(box)
-    mass = np.asarray(digit, np.float64)
-    side = max(round(max(digit.size) * SIDE / size), max(digit.size) + 2)
-    corner = []
-    for axis, length in ((0, digit.width), (1, digit.height)):
-        along = mass.sum(axis=axis)
-        middle = (along * (np.arange(length) + 0.5)).sum() / along.sum()
-        corner.append(int(np.clip(round(side / 2 - middle), 1, side - length - 1)))
-    square = Image.new("L", (side, side), 0)
-    square.paste(digit, tuple(corner))
-    return ImageOps.invert(square)
-
-# %% ../nbs/01_preprocessing.ipynb #frame
+# %% ../nbs/01_preprocessing.ipynb #looks
 _LOOKS = (144, 320)  # pixels on the longer side at most: at first, and where that shows too little
 _ENOUGH = 40  # pixels on a digit's longer side
 
+# %% ../nbs/01_preprocessing.ipynb #plain-grey
+def _grey(image: Image.Image) -> Image.Image:
+    "What `to_grey` gives of a picture on white paper, sooner where the picture is grey and opaque already."
+    if image.mode in ("RGB", "RGBA"):
+        red, green, blue, *alpha = image.split()
+        differ = (ImageChops.difference(red, band) for band in (green, blue))
+        missing = (ImageChops.invert(band) for band in alpha)
+        if not any(band.getbbox() for band in (*differ, *missing)):
+            return red
+    return to_grey(_on_white_paper(image))
 
+# %% ../nbs/01_preprocessing.ipynb #fast-paper
+def _is_dark_paper(
+    coarse: Image.Image,  # mode "L", _GRID × _GRID
+    counts: list[int],  # its histogram
+) -> bool:
+    "As `_is_dark`, with and without the slope of the light; most paper is light by far."
+    low, high = coarse.getextrema()
+    if sum(counts[: ceil((low + high) / 2)]) < 0.2 * _GRID**2:
+        return False
+    cells = np.asarray(coarse, np.float32)
+    # A steep slope of light may leave more than half of white paper dark, but not once it is taken out.
+    return _is_dark(cells) and _is_dark(cells - _slope(cells))
+
+
+def _paper(coarse: Image.Image, counts: list[int], size: tuple[int, int]) -> Image.Image | int:
+    "How bright the paper is: one level or, in a shade, an image of that size."
+    low, high = coarse.getextrema()
+    reach = high - low
+    between = sum(counts[floor(low + 0.2 * reach) + 1 : ceil(high - 0.15 * reach)])
+    light = sum(counts[floor(high - 0.1 * reach - 1) + 1 :])
+    if between >= 0.15 / 0.85 * light:
+        cells = np.asarray(coarse)
+        closed = _close(cells)
+        if not _is_evenly_lit(cells.astype(np.int16), closed.astype(np.int16)):
+            # A slope misleads the closing where the picture ends, so it is taken out first.
+            slope = _slope(closed)
+            even = _close(cells.astype(np.float32) - slope)
+            return Image.fromarray(np.uint8(np.clip(even + slope, 0, 255))).resize(size, Image.Resampling.BILINEAR)
+    return int(_percentile(counts, 99))
+
+
+def _percentile(counts: list[int], share: float) -> float:
+    "What `share` % of the counted levels lie below, as numpy has it."
+    place = share / 100 * (sum(counts) - 1)
+    below, above = _level_at(counts, int(place)), _level_at(counts, ceil(place))
+    return below + (above - below) * (place - int(place))
+
+
+def _level_at(counts: list[int], place: int) -> int:
+    "The level at a place among all that are counted, in order; sought from above."
+    higher = sum(counts) - place
+    for level in range(len(counts) - 1, -1, -1):
+        higher -= counts[level]
+        if higher <= 0:
+            return level
+    return 0
+
+
+_REACH = _GRID // 3 // 2
+
+
+def _close(cells: np.ndarray) -> np.ndarray:
+    "The grey closing of _GRID × _GRID cells, with a window of 2 _REACH + 1 that no stroke fills."
+    least, most = (0, 255) if cells.dtype == np.uint8 else (-np.inf, np.inf)
+    return _windowed(np.minimum, _windowed(np.maximum, cells, least), most)
+
+
+def _windowed(best: np.ufunc, cells: np.ndarray, edge: float) -> np.ndarray:
+    "The best in the window around each cell."
+    cells = np.pad(cells, _REACH, constant_values=edge)
+    for _ in range(2):
+        for step in (1, 2, 4, 3):  # of 2, 4, 8 and, as they overlap, 11 cells
+            cells = best(cells[:-step], cells[step:])
+        cells = cells.T
+    return cells
+
+# %% ../nbs/01_preprocessing.ipynb #fast-lines
+_LONGEST = _LOOKS[-1]
+_ONES = np.ones(_LONGEST, np.float32)
+
+
+def _covered(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "How many are set in each row and in each column, as floats."
+    cells = mask.astype(np.float32)
+    return cells @ _ONES[: mask.shape[1]], _ONES[: mask.shape[0]] @ cells
+
+
+def _drop_rules(darker: np.ndarray, floor: float) -> np.ndarray:
+    "Remove thin lines that run from side to side, as of ruled paper."
+    lines = [
+        (axis, start, end)
+        for axis, counts in enumerate(_covered(darker > int(floor)))
+        if (full := counts >= _nine_tenths(darker.shape[1 - axis])).any()
+        for start, end in _thin_runs(full)
+    ]
+    return _erase(darker, lines) if lines else darker
+
+
+def _nine_tenths(count: int) -> float:
+    "Of `count` pixels, as Pillow's resize has them: it counts with 22 binary places."
+    return 0.9 * 2**22 / round(2**22 / count)
+
+
+def _has_border(ink: np.ndarray) -> bool:
+    "Whether enough of a row or a column near a side is covered for `drop_borders` to take it for a line."
+    for counts, along, across in zip(_covered(ink > 96), ink.shape, ink.shape[::-1]):
+        band = max(2, round(_BAND * along))
+        if max(counts[:band].max(), counts[-band:].max()) > 0.7 * across:
+            return True
+    return False
+
+# %% ../nbs/01_preprocessing.ipynb #fast-edges
+def _step(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def _histogram(levels: np.ndarray) -> np.ndarray:
+    return np.bincount(levels.ravel(), minlength=256)
+
+
+def _grain(grey: np.ndarray) -> float:
+    "The standard deviation of the paper's noise in grey levels, from neighbouring pixels, robust to strokes."
+    if min(grey.shape) < _EDGY:
+        return 0.0
+    row = grey.ravel()
+    # Less one for each pixel that ends a row, whose neighbour is not the next one's first.
+    if np.count_nonzero(row[1:] == row[:-1]) - len(grey) >= grey.size / 2:
+        return 0.0
+    # A row's first and last pixel count as neighbours, too.
+    counts = _histogram(_step(grey[:, 1:], grey[:, :-1])) + _histogram(_step(grey[:, 0], grey[:, -1]))
+    median = np.searchsorted(np.cumsum(counts), grey.size / 2)
+    return float(median) / 0.954  # the median step between two normal variates of deviation 1
+
+
+def _has_edges(grey: np.ndarray, peak: int, few: int) -> bool:
+    "Whether more than a few pixels step by a third of `peak` within a pen's edge, and further than the grain does."
+    if min(grey.shape) < _EDGY:
+        return True
+    reach = _reach(grey.shape)
+    here = grey[reach:, reach:]
+    steps = np.maximum(_step(here, grey[reach:, :-reach]), _step(here, grey[:-reach, reach:]))
+    total = np.cumsum(_histogram(steps))
+    usual, strongest = np.searchsorted(total, (total[-1] / 4, total[-1] - few))
+    # In a tight crop a quarter of all pixels may be edges, but grain hardly steps by 60 grey levels.
+    return bool(strongest >= max(peak / 3, min(9 * usual, 60)))
+
+
+def _reach(shape: tuple[int, int]) -> int:
+    "Pixels that a pen's edge may take."
+    return max(2, max(shape) // 24)
+
+
+def _has_clear_edges(darker: np.ndarray, peak: int, few: int, reach: int) -> bool:
+    "Whether `_has_edges` is sure: more than a few pixels are dark, and `reach` pixels to their left is blank paper."
+    row = darker.ravel()
+    dark = row[reach:] >= max(ceil(peak / 3), 60)
+    dark &= row[:-reach] == 0
+    return np.count_nonzero(dark) > few
+
+# %% ../nbs/01_preprocessing.ipynb #fast-ink
+class _Ink(NamedTuple):
+    "What is not blank of a picture."
+
+    pixels: np.ndarray  # uint8 (h, w), ink bright on black, with a margin of 2 where the picture goes on
+    box: tuple[int, int, int, int]  # where it is in the picture: left, upper, right, lower
+    size: tuple[int, int]  # width and height of the picture
+
+    @property
+    def is_inside(self) -> bool:
+        "Whether the picture goes on at all sides."
+        left, upper, right, lower = self.box
+        return left > 0 and upper > 0 and right < self.size[0] and lower < self.size[1]
+
+    def whole(self) -> "_Ink":
+        "The same with all that is blank."
+        left, upper, right, lower = self.box
+        pixels = np.zeros(self.size[::-1], np.uint8)
+        pixels[upper:lower, left:right] = self.pixels
+        return _Ink(pixels, (0, 0, *self.size), self.size)
+
+
+def _find_ink(grey: Image.Image) -> _Ink | None:
+    "Separate ink from paper, whichever of the two is darker and whatever the light."
+    coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
+    counts = coarse.histogram()
+    if _is_dark_paper(coarse, counts):
+        grey = ImageOps.invert(grey)
+        coarse = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
+        counts = coarse.histogram()
+    levels = np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width)
+    paper, grain = _paper(coarse, counts, grey.size), _grain(levels)
+    is_white = paper == 255
+    even = Image.new("L", grey.size, paper) if isinstance(paper, int) else paper
+    darker = ImageChops.invert(grey) if is_white else ImageChops.subtract(even, grey)
+    box = darker.getbbox()
+    if box is None:
+        return None
+    left, upper, right, lower = box
+    if min(grey.size) >= _EDGY and (right - left > 0.89 * grey.width or lower - upper > 0.89 * grey.height):
+        darker = Image.fromarray(_drop_rules(np.asarray(darker), max(_FAINTEST / 2, 3 * grain)))
+    box = max(left - 2, 0), max(upper - 2, 0), min(right + 2, grey.width), min(lower + 2, grey.height)
+    darker = darker.crop(box)
+    content = darker.tobytes()
+    counts = darker.histogram()
+    few = max(3, levels.size // 2000)
+    # A handful of the darkest pixels may be dust: the peak is what more than a few reach.
+    peak = _level_at(counts, sum(counts) - few)
+    if peak < max(_FAINTEST, 6 * grain):
+        return None
+    pixels, reach = np.frombuffer(content, np.uint8).reshape(darker.height, darker.width), _reach(levels.shape)
+    # On white paper all that lies outside of the box is blank.
+    is_clear = is_white and box[0] >= reach and _has_clear_edges(pixels, peak, few, reach)
+    if not is_clear and not _has_edges(levels, peak, few):
+        return None
+    strong = counts[peak // 2 + 1 :]
+    full = sum(map(mul, strong, range(peak // 2 + 1, 256))) / sum(strong) if any(strong) else peak
+    table = _contrast(min(max(0.15 * full, 3 * grain), 0.5 * full), full)
+    return _Ink(np.frombuffer(content.translate(table), np.uint8).reshape(pixels.shape), box, grey.size)
+
+
+_LEVELS = np.arange(256)
+
+
+@lru_cache(256)
+def _contrast(floor: float, full: float) -> bytes:
+    "What becomes of each level where `floor` is black and `full` is white."
+    return np.uint8(np.minimum(np.maximum(255 * (_LEVELS - floor) / (full - floor), 0), 255)).tobytes()
+
+# %% ../nbs/01_preprocessing.ipynb #fast-clean
+def _cleaned(ink: _Ink) -> _Ink:
+    "Without cell borders and without what reaches in from a neighbour."
+    if min(ink.size) < _EDGY:  # a stroke may be as thin as a line and run from side to side
+        return ink
+    if _may_have_border(ink) and _has_border((whole := ink.whole()).pixels):
+        ink = whole._replace(pixels=drop_borders(whole.pixels))
+    if not ink.is_inside:
+        whole = ink.whole()
+        ink = whole._replace(pixels=drop_strays(whole.pixels))
+    return ink
+
+
+def _may_have_border(ink: _Ink) -> bool:
+    "Whether the ink is long enough for a line, and near enough to the side that it would run along."
+    (left, upper, right, lower), (w, h) = ink.box, ink.size
+    across, down = max(2, round(_BAND * w)), max(2, round(_BAND * h))
+    is_wide, is_tall = right - left > 0.7 * w, lower - upper > 0.7 * h
+    return (is_wide and (upper <= down or lower >= h - down)) or (is_tall and (left <= across or right >= w - across))
+
+# %% ../nbs/01_preprocessing.ipynb #fast-box
+def _digit(ink: _Ink) -> np.ndarray | None:
+    "The ink in the box around it without lone specks, uint8 (h, w); None where there is none."
+    pixels = ink.pixels if ink.is_inside else np.pad(ink.pixels, 2, "edge")
+    is_ink = pixels >= 64
+    height, width = pixels.shape
+    row = is_ink.view(np.uint8).ravel()
+    pairs = row[:-1] + row[1:]
+    fives = pairs[:-3] + pairs[2:-1] + row[4:]
+    pairs = fives[:-width] + fives[width:]
+    # Within the 5 × 5 around it, a stroke's pixel has at least four others; grain and dust have fewer.
+    crowd = pairs[: -3 * width] + pairs[2 * width : -width] + fives[4 * width :] >= 5
+    found = np.zeros((height - 4, width), bool)
+    found.ravel()[: crowd.size] = crowd
+    found = found[:, :-4] & is_ink[2:-2, 2:-2]
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    return pixels[rows[0] + 2 : rows[-1] + 3, columns[0] + 2 : columns[-1] + 3] if len(rows) else None
+
+# %% ../nbs/01_preprocessing.ipynb #fast-centre
+_PLACES = np.arange(_LONGEST) + 0.5
+_WHOLE = np.ones(_LONGEST)
+
+
+class _Weights(NamedTuple):
+    "What Lanczos resizing from one size to 28 needs; multiples of 2 ** -22."
+
+    taps: np.ndarray  # float64 (28, size)
+    against: np.ndarray  # float64 (size, 28), their negatives, for ink is dark
+    light: np.ndarray  # float64 (28,), the sum for white paper, and a half to round by
+    blank: np.ndarray  # float64 (28,), the level that it gives
+    blanks: np.ndarray  # float64 (28, 28), the sum for columns of such levels, and a half
+
+
+@lru_cache(256)
+def _weights(
+    size: int,  # pixels on a side of the square that is resized
+) -> _Weights:
+    "The weights of Pillow's `ImagingResample`, made in the same way."
+    scale = size / SIDE
+    stretch = max(scale, 1.0)
+    middles = (np.arange(SIDE) + 0.5)[:, None] * scale
+    first = np.maximum((middles - 3 * stretch + 0.5).astype(int), 0)
+    last = np.minimum((middles + 3 * stretch + 0.5).astype(int), size)
+    x = (np.arange(size) - middles + 0.5) / stretch
+    is_near = (np.arange(size) >= first) & (np.arange(size) < last) & (np.abs(x) < 3)
+    taps = np.where(is_near, np.sinc(x) * np.sinc(x / 3), 0)
+    taps /= taps.sum(axis=1, keepdims=True)
+    taps = np.trunc(taps * 2**22 + np.copysign(0.5, taps)) / 2**22
+    light = 255 * taps.sum(axis=1) + 0.5
+    blank = np.floor(np.clip(light, 0, 255))
+    return _Weights(taps, np.ascontiguousarray(-taps.T), light, blank, np.outer(taps.sum(axis=1), blank) + 0.5)
+
+
+def _centred(
+    digit: np.ndarray,  # uint8 (h, w), ink bright on black
+    size: int,  # pixels that its longer side will take of the 28
+) -> np.ndarray:  # uint8 (28, 28), dark ink on white paper
+    "Put a digit's centre of mass in the middle of a white square, as far as no ink is pushed out, and resize that."
+    digit = digit.astype(np.float64)
+    longest = max(digit.shape)
+    side = max(round(longest * SIDE / size), longest + 2)
+    mass = _WHOLE[: len(digit)] @ digit, digit @ _WHOLE[: digit.shape[1]]
+    x, y = (_corner(along, side) for along in mass)
+    weights = _weights(side)
+    rows = _product(digit, weights.against[x : x + digit.shape[1]])
+    rows += weights.light
+    np.maximum(rows, 0, out=rows)
+    np.minimum(rows, 255, out=rows)
+    np.floor(rows, out=rows)
+    rows -= weights.blank
+    seen = weights.taps[:, y : y + len(digit)] @ rows
+    seen += weights.blanks
+    np.maximum(seen, 0, out=seen)
+    return np.minimum(seen, 255, out=seen).astype(np.uint8)
+
+
+def _corner(mass: np.ndarray, side: int) -> int:
+    "Where the first of these rows or columns is put, for their centre of mass to be in the middle."
+    middle = (mass @ _PLACES[: len(mass)]) / mass.sum()
+    return int(min(max(round(side / 2 - middle), 1), side - len(mass) - 1))
+
+
+_ALONE = 2**18  # products that OpenBLAS makes at once without calling other threads, which would only wait
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    "a @ b, in pieces so small that one thread makes each."
+    product = np.empty((len(a), b.shape[1]))
+    count = _ALONE // b.size
+    for start in range(0, len(a), count):
+        np.matmul(a[start : start + count], b, out=product[start : start + count])
+    return product
+
+# %% ../nbs/01_preprocessing.ipynb #frame
 def frame(
     grey: Image.Image,  # mode "L", of any size and either polarity
-    size: int = SIZE,  # as in `centre`
-) -> Image.Image | None:  # mode "L", square, the digit dark on white in its middle; None where there is no ink
+    size: int = SIZE,  # pixels that the digit's longer side takes of the 28
+) -> np.ndarray | None:  # uint8 (28, 28), the digit dark on white in its middle; None where there is no ink
     "Find the digit in a picture and put it in the middle, level, dark on white and without its surroundings."
-    found = None
+    digit = None
     for most in _LOOKS:
-        factor = -(-max(grey.size) // most)
-        found = _find_digit(grey.reduce(factor) if factor > 1 else grey) or found
-        if factor == 1 or (found and max(found[0].crop(found[1]).size) >= _ENOUGH):
+        factor = ceil(max(grey.size) / most)
+        ink = _find_ink(grey.reduce(factor) if factor > 1 else grey)
+        found = None if ink is None else _digit(_cleaned(ink))
+        digit = digit if found is None else found
+        if factor == 1 or (digit is not None and max(digit.shape) >= _ENOUGH):
             break
-    return found and centre(*found, size)
-
-
-def _find_digit(grey: Image.Image) -> tuple[Image.Image, tuple[int, int, int, int]] | None:
-    "The ink in a picture and the box of the digit; None where there is none."
-    ink = find_ink(grey)
-    if ink is None:
-        return None
-    if min(ink.size) >= _EDGY:  # in what is smaller, a stroke may be as thin as a line and run from side to side
-        ink = Image.fromarray(drop_strays(drop_borders(np.asarray(ink))))
-    box = ink_box(ink)
-    return box and (ink, box)
+    return None if digit is None else _centred(digit, size)
 
 # %% ../nbs/01_preprocessing.ipynb #preprocess
 def preprocess(
@@ -469,28 +696,36 @@ def preprocess(
     "Turn any picture of a digit into what the network reads; raises `ImageError` for what is no picture."
     if not 4 <= size <= SIDE - 2:
         raise ValueError(f"size is {size!r}; give 4 to {SIDE - 2} pixels")
-    loaded = load_image(image)
+    loaded = _load(image)
     if not frame:
-        return brute_force(ImageOps.grayscale(loaded))[:, :, None]
-    framed = _frame(to_grey(loaded), size)
-    if framed is None:
+        return brute_force(ImageOps.grayscale(_on_white_paper(loaded)))[:, :, None]
+    seen = _frame(_grey(loaded), size)
+    if seen is None:
         return np.zeros((SIDE, SIDE, 1), np.float32)
-    small = brute_force(framed)
+    return _stretched(int(seen.min())).take(seen)[:, :, None]
+
+
+@lru_cache(256)
+def _stretched(darkest: int) -> np.ndarray:
+    "What each level of dark on white becomes where the darkest is 1, bright on black: float32 (256,)."
+    small = (255 - np.arange(256, dtype=np.float32)) / 255
     # To one of 256 grey levels, so that arrays kept as bytes are the same digits.
-    return (np.rint(small * (255 / small.max())) / 255).astype(np.float32)[:, :, None]
+    return (np.rint(small * (255 / small[darkest])) / 255).astype(np.float32)
 
 
 _frame = frame  # the argument of `preprocess` has the same name
 
 
 def preprocess_many(
-    images: Iterable[Source],  # pictures, each as `preprocess` takes it
+    images: Sequence[Source],  # pictures, each as `preprocess` takes it
     frame: bool = True,
     size: int = SIZE,
 ) -> np.ndarray:  # float32 (n, 28, 28, 1)
-    "Preprocess several pictures, in their order."
-    rows = [preprocess(image, frame, size) for image in images]
-    return np.stack(rows) if rows else np.zeros((0, SIDE, SIDE, 1), np.float32)
+    "Preprocess several pictures, in their order; raises `ImageError` at the first that is none."
+    seen = np.empty((len(images), SIDE, SIDE, 1), np.float32)
+    for i, image in enumerate(images):
+        seen[i] = preprocess(image, frame, size)
+    return seen
 
 # %% ../nbs/01_preprocessing.ipynb #rasterize
 CANVAS = 280  # pixels on a side of the page's and the widget's canvas

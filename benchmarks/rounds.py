@@ -42,7 +42,7 @@ class Benchmark(NamedTuple):
     def entry(self, pairs: Pairs) -> dict:
         """What results.json holds of these rounds: the ratio first, the medians for information."""
         ratios = [above / below for above, below in pairs]
-        medians = [median(side) for side in zip(*pairs, strict=True)]
+        medians = [float(f"{median(side):.4g}") for side in zip(*pairs, strict=True)]
         return {
             "ratio": round(median(ratios), 4),
             "of": f"{self.above} / {self.below}",

@@ -28,7 +28,7 @@ class Oracle:
         self.prediction = prediction
 
     def predict(self, image) -> Prediction:
-        assert isinstance(image, bytes)  # a text could be the path of one of the server's files
+        assert isinstance(image, Image.Image)  # a text could be the path of one of the server's files
         return self.prediction
 
 
@@ -84,13 +84,13 @@ def test_status_is_byte_for_byte(client):
 )
 def test_answer_is_byte_for_byte(confidence, written):
     with client_of(saying(7, confidence)) as client:
-        answer = ask(client, data_url(b"any"))
+        answer = ask(client, data_url(encoded(rasterize(SEVEN))))
     assert answer.content == b'{"predicted_digit":7,"confidence":' + written + b"}"
 
 
 def test_an_unsure_answer_is_still_the_best_guess():
     with client_of(saying(3, 0.31, is_digit=False, reason="unsure")) as client:
-        assert ask(client, data_url(b"any")).json() == {"predicted_digit": 3, "confidence": 0.31}
+        assert ask(client, data_url(encoded(rasterize(SEVEN)))).json() == {"predicted_digit": 3, "confidence": 0.31}
 
 
 @pytest.mark.parametrize(("strokes", "digit"), [(SEVEN, 7), (ONE, 1)])
@@ -190,8 +190,9 @@ def test_the_wrong_method_or_address_is_said_so(client):
 
 def test_openapi_names_every_answer(client):
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/api/v1/", "/api/v1/predict"}
-    assert set(document["paths"]["/api/v1/predict"]["post"]["responses"]) == {"200", "400", "422"}
+    assert set(document["paths"]) == {"/api/v1/", "/api/v1/predict", "/api/v2/predict"}
+    for version in ("v1", "v2"):
+        assert set(document["paths"][f"/api/{version}/predict"]["post"]["responses"]) == {"200", "400", "422"}
 
 
 # One model for all
@@ -204,7 +205,7 @@ def test_the_model_is_loaded_once_at_the_start(monkeypatch, tmp_path):
     assert loaded == []
     with client:
         for _ in range(3):
-            assert ask(client, data_url(b"any")).json()["predicted_digit"] == 7
+            assert ask(client, data_url(encoded(rasterize(SEVEN)))).json()["predicted_digit"] == 7
     assert loaded == [tmp_path]
 
 

@@ -28,6 +28,7 @@ ALLOWED = {
     "eigen_digits",
     "fastapi",
     "h11",  # uvicorn
+    "httptools",  # uvicorn
     "numpy",
     "opentelemetry",  # fastapi
     "pydantic",

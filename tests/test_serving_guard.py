@@ -28,6 +28,8 @@ ALLOWED = {
     "eigen_digits",
     "fastapi",
     "h11",  # uvicorn
+    "_cython_3_3_0",  # httptools
+    "cython_runtime",  # httptools
     "httptools",  # uvicorn
     "numpy",
     "opentelemetry",  # fastapi

@@ -198,9 +198,9 @@ class DigitCanvas(HBox):
     def _update(self):
         "Show the strokes, ask the recognizer about them and show what it says."
         self._redraw()  # each stroke as one path: its lines overlap, which darkens their edges
-        drawing = rasterize(self.strokes)
-        self.prediction = self.recognizer.predict(drawing)
-        self._panel.value = panel(self.prediction, self.recognizer.preprocess(drawing))
+        seen = self.recognizer.preprocess(rasterize(self.strokes))
+        self.prediction = self.recognizer.read(seen)
+        self._panel.value = panel(self.prediction, seen)
 
     def _redraw(self):
         self.paper.show(self.strokes)

@@ -9,8 +9,12 @@ __all__ = ['SUFFIXES', 'COLUMNS', 'RECIPES', 'PROTOCOLS', 'main', 'images_in', '
 # %% ../nbs/08_cli.ipynb #imports
 import csv
 import json
+import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,7 +81,7 @@ def record(
 
 def records(
     paths: Iterable[Path],  # files and folders
-    recognizer,  # a Recognizer
+    read: Callable[[list[Path]], Iterable[dict]],  # gives the record of each of these pictures, in order
 ) -> Iterator[dict]:  # one for each picture, in order
     "A record for each picture, and one for each path that has none."
     for path in paths:
@@ -86,19 +90,54 @@ def records(
         except (OSError, ValueError) as error:
             yield {"path": str(path), "error": str(error)}
             continue
-        yield from (record(image, recognizer) for image in _progress(found, path))
+        yield from _progress(read(found), len(found), path)
 
 # %% ../nbs/08_cli.ipynb #progress
-def _progress(found: list[Path], path: Path) -> Iterable[Path]:
-    "The pictures, with a progress bar on a terminal that does not show the records themselves."
-    if len(found) < 100 or sys.stdout.isatty() or not sys.stderr.isatty():
+def _progress(found: Iterable[dict], count: int, path: Path) -> Iterable[dict]:
+    "The records of `count` pictures, with a progress bar on a terminal that does not show the records themselves."
+    if count < 100 or sys.stdout.isatty() or not sys.stderr.isatty():
         return found
-    return _with_bar(found, path.name)
+    return _with_bar(found, count, path.name)
 
 
-def _with_bar(found: list[Path], label: str) -> Iterator[Path]:
-    with click.progressbar(found, label=label, file=sys.stderr) as bar:
+def _with_bar(found: Iterable[dict], count: int, label: str) -> Iterator[dict]:
+    with click.progressbar(found, length=count, label=label, file=sys.stderr) as bar:
         yield from bar
+
+# %% ../nbs/08_cli.ipynb #jobs
+_MANY = 400  # pictures, from which on it pays to start other processes
+_AT_ONCE = 50  # pictures that a process is handed
+
+
+def _reader(
+    model: Path | None,  # folder of a model; None: the shipped one
+    jobs: int,  # processes
+) -> Callable[[list[Path]], Iterator[dict]]:
+    "A function that gives the record of each of some pictures, in order; an unusable model ends the program at once."
+    recognizer = _recognizer(model)
+
+    def read(found: list[Path]) -> Iterator[dict]:
+        if jobs == 1 or len(found) < _MANY:
+            yield from (record(path, recognizer) for path in found)
+            return
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_reading, (model,))
+        try:
+            yield from pool.map(_read, found, chunksize=_AT_ONCE)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return read
+
+
+def _start_reading(model: Path | None) -> None:
+    "Prepare a process to read pictures; Ctrl-C is for the one that started it."
+    global _own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _own = _recognizer(model)
+
+
+def _read(path: Path) -> dict:
+    return record(path, _own)
 
 # %% ../nbs/08_cli.ipynb #formats
 COLUMNS = ("path", "digit", "confidence", "is_digit", "error")
@@ -129,12 +168,15 @@ _FORMATS = {"jsonl": _jsonl, "csv": _csv}
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("--format", "style", type=click.Choice(list(_FORMATS)), default="jsonl", show_default=True)
 @click.option("--model", type=click.Path(path_type=Path), help="Folder of a model; the shipped one if not given.")
-def predict(paths: tuple[Path, ...], style: str, model: Path | None):
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Processes that read a large folder; one for each core if not given."
+)
+def predict(paths: tuple[Path, ...], style: str, model: Path | None, jobs: int | None):
     """Print a record for each picture: files, and folders with all that is below them."""
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    recognizer = _recognizer(model)
+    read = _reader(model, jobs or os.cpu_count() or 1)
     write, failed = _FORMATS[style](), False
-    for found in records(paths, recognizer):
+    for found in records(paths, read):
         write(found)
         failed |= "error" in found
     sys.exit(1 if failed else 0)

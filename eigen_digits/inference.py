@@ -130,23 +130,55 @@ def shipped_artefact() -> Path:
 
 # %% ../nbs/05_inference.ipynb #runtime
 class Network(threading.local):
-    "The network in LiteRT; each thread that calls it gets an interpreter of its own."
+    "The network in LiteRT; each thread that calls it gets interpreters of its own."
 
     def __init__(self, content: bytes):
+        self._content, self._many = content, None
+        self._one = self._interpreter(1)
+        self._in = self._one.get_input_details()[0]["index"]
+        self._out = self._one.get_output_details()[0]["index"]
+
+    def _interpreter(self, count: int):
+        "An interpreter that takes `count` pictures at once."
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(model_content=content, num_threads=1)
-        self._interpreter.allocate_tensors()
-        self._in = self._interpreter.get_input_details()[0]["index"]
-        self._out = self._interpreter.get_output_details()[0]["index"]
+        interpreter = Interpreter(model_content=self._content, num_threads=1)
+        if count > 1:
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], (count, 28, 28, 1))
+        interpreter.allocate_tensors()
+        return interpreter
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         "Logits of one picture, float32 (28, 28, 1): one for each class."
-        self._interpreter.set_tensor(self._in, pixels[None])
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._out)[0]
+        return self._ask(self._one, pixels[None])[0]
+
+    def many(
+        self,
+        pixels: np.ndarray,  # float32 (n, 28, 28, 1)
+    ) -> np.ndarray:  # float32 (n, classes)
+        "Logits of several pictures at once."
+        if self._many is None or self._many[0] != len(pixels):
+            self._many = len(pixels), self._interpreter(len(pixels))
+        return self._ask(self._many[1], pixels)
+
+    def _ask(self, interpreter, pixels: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(self._in, pixels)
+        interpreter.invoke()
+        return interpreter.get_tensor(self._out)
 
 # %% ../nbs/05_inference.ipynb #recognizer
+def _patches(size: int = 5, step: int = 3) -> np.ndarray:
+    "Masks of square pieces that cover 28 × 28 pixels and overlap: bool (n, 28, 28)."
+    starts = np.minimum(np.arange(0, 28 - size + step, step), 28 - size)
+    y, x = np.indices((28, 28))
+    within = [(start <= along) & (along < start + size) for along in (y, x) for start in starts]
+    rows, columns = np.array(within[: len(starts)]), np.array(within[len(starts) :])
+    return (rows[:, None] & columns[None]).reshape(-1, 28, 28)
+
+
+_PATCHES = _patches()
+
+
 class Recognizer:
     "Reads digits with one artefact; may be shared between threads."
 
@@ -179,8 +211,33 @@ class Recognizer:
         image: Source,  # bytes, a path, a data URL, a Pillow image or an array
     ) -> Prediction:
         "Read one picture; raises `ImageError` for what is no picture."
-        pixels = self.preprocess(image)
+        return self.read(self.preprocess(image))
+
+    def read(
+        self,
+        pixels: np.ndarray,  # float32 (28, 28, 1), from `preprocess`
+    ) -> Prediction:
+        "Read what the network sees."
         return self._answer(self._network(pixels)) if pixels.any() else EMPTY
+
+    def explain(
+        self,
+        pixels: np.ndarray,  # float32 (28, 28, 1), from `preprocess`
+    ) -> np.ndarray:  # float32 (28, 28); nats, positive where ink speaks for the best digit, negative where against it
+        """Which ink mattered: by how much the best digit's log-probability falls where a piece of the ink is hidden.
+
+        By occlusion: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, 2014.
+        """
+        if not pixels.any():
+            return np.zeros(pixels.shape[:2], np.float32)
+        hidden = np.where(_PATCHES[..., None], np.float32(0), pixels)
+        logits = self._network.many(np.concatenate([pixels[None], hidden])) / np.float32(self.meta["temperature"])
+        said = logits - logits.max(axis=1, keepdims=True)
+        said -= np.log(np.exp(said).sum(axis=1, keepdims=True))
+        best = said[:, logits[0, :10].argmax()]
+        # A pixel answers for the mean of the pieces that it is in, as far as it is ink.
+        mean = np.tensordot(best[0] - best[1:], _PATCHES, 1) / _PATCHES.sum(axis=0)
+        return mean.astype(np.float32) * pixels[..., 0]
 
     def predict_many(
         self,

@@ -216,13 +216,13 @@ def _is_dark(coarse: np.ndarray) -> bool:
     return bool(0.75 * corners + 0.25 * share > 0.55)
 
 
-_PLANE = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID)).reshape(2, -1)], axis=1).astype(np.float32)
-_FIT_PLANE = np.linalg.pinv(_PLANE)
+_FROM_MIDDLE = np.indices((_GRID, _GRID)).astype(np.float32) - (_GRID - 1) / 2  # rows and columns, each of mean 0
 
 
 def _slope(coarse: np.ndarray) -> np.ndarray:
     "The plane that is nearest to a coarse picture."
-    return (_PLANE @ (_FIT_PLANE @ coarse.astype(np.float32).ravel())).reshape(coarse.shape)
+    tilts = (_FROM_MIDDLE * coarse).sum(axis=(1, 2)) / (_FROM_MIDDLE**2).sum(axis=(1, 2))
+    return coarse.mean() + (tilts[:, None, None] * _FROM_MIDDLE).sum(axis=0)
 
 
 def _corners(mask: np.ndarray, depth: int) -> float:
@@ -621,37 +621,6 @@ def _with_margin(pixels: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/01_preprocessing.ipynb #fast-centre
 _PLACES = np.arange(_LONGEST) + 0.5
-_WHOLE = np.ones(_LONGEST)
-
-
-class _Weights(NamedTuple):
-    "What Lanczos resizing from one size to 28 needs; multiples of 2 ** -22."
-
-    taps: np.ndarray  # float64 (28, size)
-    against: np.ndarray  # float64 (size, 28), their negatives, for ink is dark
-    light: np.ndarray  # float64 (28,), the sum for white paper, and a half to round by
-    blank: np.ndarray  # float64 (28,), the level that it gives
-    blanks: np.ndarray  # float64 (28, 28), the sum for columns of such levels, and a half
-
-
-@lru_cache(256)
-def _weights(
-    size: int,  # pixels on a side of the square that is resized
-) -> _Weights:
-    "The weights of Pillow's `ImagingResample`, made in the same way."
-    scale = size / SIDE
-    stretch = max(scale, 1.0)
-    middles = (np.arange(SIDE) + 0.5)[:, None] * scale
-    first = np.maximum((middles - 3 * stretch + 0.5).astype(int), 0)
-    last = np.minimum((middles + 3 * stretch + 0.5).astype(int), size)
-    x = (np.arange(size) - middles + 0.5) / stretch
-    is_near = (np.arange(size) >= first) & (np.arange(size) < last) & (np.abs(x) < 3)
-    taps = np.where(is_near, np.sinc(x) * np.sinc(x / 3), 0)
-    taps /= taps.sum(axis=1, keepdims=True)
-    taps = np.trunc(taps * 2**22 + np.copysign(0.5, taps)) / 2**22
-    light = 255 * taps.sum(axis=1) + 0.5
-    blank = np.floor(np.clip(light, 0, 255))
-    return _Weights(taps, np.ascontiguousarray(-taps.T), light, blank, np.outer(taps.sum(axis=1), blank) + 0.5)
 
 
 def _centred(
@@ -659,40 +628,19 @@ def _centred(
     size: int,  # pixels that its longer side will take of the 28
 ) -> np.ndarray:  # uint8 (28, 28), dark ink on white paper
     "Put a digit's centre of mass in the middle of a white square, as far as no ink is pushed out, and resize that."
-    digit = digit.astype(np.float64)
+    height, width = digit.shape
     longest = max(digit.shape)
     side = max(round(longest * SIDE / size), longest + 2)
-    mass = _WHOLE[: len(digit)] @ digit, digit @ _WHOLE[: digit.shape[1]]
-    x, y = (_corner(along, side) for along in mass)
-    weights = _weights(side)
-    rows = _product(digit, weights.against[x : x + digit.shape[1]])
-    rows += weights.light
-    np.maximum(rows, 0, out=rows)
-    np.minimum(rows, 255, out=rows)
-    np.floor(rows, out=rows)
-    rows -= weights.blank
-    seen = weights.taps[:, y : y + len(digit)] @ rows
-    seen += weights.blanks
-    np.maximum(seen, 0, out=seen)
-    return np.minimum(seen, 255, out=seen).astype(np.uint8)
+    x, y = (_corner(digit.sum(axis=axis, dtype=np.float64), side) for axis in (0, 1))
+    square = np.full((side, side), 255, np.uint8)
+    square[y : y + height, x : x + width] -= digit
+    return np.asarray(Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _corner(mass: np.ndarray, side: int) -> int:
     "Where the first of these rows or columns is put, for their centre of mass to be in the middle."
     middle = (mass @ _PLACES[: len(mass)]) / mass.sum()
     return int(min(max(round(side / 2 - middle), 1), side - len(mass) - 1))
-
-
-_ALONE = 2**18  # products that OpenBLAS makes at once without calling other threads, which would only wait
-
-
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    "a @ b, in pieces so small that one thread makes each."
-    product = np.empty((len(a), b.shape[1]))
-    count = _ALONE // b.size
-    for start in range(0, len(a), count):
-        np.matmul(a[start : start + count], b, out=product[start : start + count])
-    return product
 
 # %% ../nbs/01_preprocessing.ipynb #frame
 def frame(

@@ -9,8 +9,9 @@ __all__ = ['NO_INK', 'v1', 'v2', 'pages', 'Status', 'PredictRequest', 'PredictRe
 
 # %% ../nbs/06_serving.ipynb #imports
 import asyncio
+import io
 import os
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -74,6 +76,8 @@ class Question(BaseModel):
     size: int = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
     width: float = Field(BRUSH, ge=0.5, le=500, description="Pixels, the width of the pen")
 
+    show: list[Literal["seen", "why"]] = Field([], description="What else to answer: what the network sees, and why")
+
     @model_validator(mode="after")
     def _one(self) -> "Question":
         if (self.image_base64 is None) == (self.strokes is None):
@@ -90,6 +94,11 @@ class Answer(BaseModel):
     is_digit: bool = Field(description="Whether to act on the guess")
     reason: Literal["empty", "several", "other", "unsure"] | None = Field(
         description="Why not: nothing drawn, more than one digit, something else, or between two digits"
+    )
+    seen: str | None = Field(None, description="On request: the 28×28 that the network sees, as the data URL of a PNG")
+    why: list[list[float]] | None = Field(
+        None,
+        description="On request: of each of the 28×28, how much its ink spoke for the digit, or against it",
     )
 
 
@@ -242,11 +251,15 @@ async def predict_v2(question: Question, request: Request, recognizer: _Shared) 
         image = open_image(picture_bytes(question.image_base64))
     else:
         image = rasterize(question.strokes, question.size, question.width)
-    return _json(answered(await _recognise(request, recognizer, image)))
+    if not question.show:
+        return _json(answered(await _recognise(request, recognizer, image)))
+    threads = request.app.state.threads  # to explain takes as long as to read some fifty pictures
+    return _json(await asyncio.get_running_loop().run_in_executor(threads, _shown, recognizer, image, question.show))
 
 
 def answered(
     prediction: Prediction,
+    **shown,  # fields of `Answer` that are given on request
 ) -> Answer:  # the same in numbers that JSON has
     """Put a prediction in the words of v2."""
     confidence = None if prediction.confidence is None else round(float(prediction.confidence), 4)
@@ -258,7 +271,23 @@ def answered(
         probabilities=probabilities,
         is_digit=prediction.is_digit,
         reason=prediction.reason,
+        **shown,
     )
+
+
+def _shown(recognizer: Recognizer, image: Image.Image, show: list[str]) -> Answer:
+    """The answer with what it was asked to show."""
+    pixels = recognizer.preprocess(image)
+    seen = _data_url(pixels) if "seen" in show else None
+    why = [[round(float(w), 3) for w in row] for row in recognizer.explain(pixels)] if "why" in show else None
+    return answered(recognizer.read(pixels), seen=seen, why=why)
+
+
+def _data_url(pixels: np.ndarray) -> str:
+    """What the network sees, float32 (28, 28, 1), as a picture for a browser."""
+    file = io.BytesIO()
+    Image.fromarray(np.rint(255 * pixels[..., 0]).astype(np.uint8)).save(file, "PNG")
+    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
 
 # %% ../nbs/06_serving.ipynb #page
 pages = APIRouter(include_in_schema=False)

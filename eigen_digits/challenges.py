@@ -551,26 +551,37 @@ def read_pictures(
     folder: str | os.PathLike,  # models/<name>, with folds/
 ) -> Readings:
     "Ask each picture of its fold's network, calibrated by the other folds."
-    networks, found = _fold_networks(str(folder))
-    pixels = np.stack([preprocess(picture) for picture in pictures])
+    folds = [_folds(str(folder))[k] for k in fold]
+    pixels = np.stack([preprocess(picture, size=own.size) for picture, own in zip(pictures, folds, strict=True)])
     digit, confidence, share = np.full(len(fold), -1), np.zeros(len(fold)), np.zeros(len(fold))
     for i in np.flatnonzero(pixels.any(axis=(1, 2, 3))):
-        logits = networks[fold[i]](pixels[i])[None].astype(np.float64)
-        temperature = found[fold[i]][0]
+        logits, temperature = folds[i].network(pixels[i])[None].astype(np.float64), folds[i].temperature
         digit[i] = logits[0, :10].argmax()
         confidence[i] = probabilities(logits[:, :10], temperature).max()
         share[i] = digit_share(logits, temperature)[0]
     return Readings(digit, confidence, share, pixels)
 
 
+class _Fold(NamedTuple):
+    "What answers for a fold, and how."
+
+    network: Network
+    size: int  # as in `preprocess`
+    temperature: float
+    threshold: float
+
+
 @cache
-def _fold_networks(folder: str) -> tuple[list[Network], dict[int, tuple[float, float]]]:
+def _folds(folder: str) -> dict[int, _Fold]:
     "The networks of a recipe's folds, and their calibrations."
+    home = Path(folder, "folds")
     found = fold_calibrations(read_answers(folder))
-    missing = [path for k in found if not (path := Path(folder, "folds", f"{k}.tflite")).exists()]
+    files = {k: home / f"{k}.tflite" for k in found}
+    missing = [path for path in (home / "sizes.json", *files.values()) if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing; `eigen-digits train --folds` writes it")
-    return [Network(Path(folder, "folds", f"{k}.tflite").read_bytes()) for k in sorted(found)], found
+    sizes = json.loads((home / "sizes.json").read_text())
+    return {k: _Fold(Network(files[k].read_bytes()), sizes[k], *found[k]) for k in sorted(found)}
 
 
 @cache
@@ -631,7 +642,7 @@ def _each_kept(ask: Callable, tasks: list[tuple], folder: str | os.PathLike, job
 
     package = Path(preprocessing.__file__).parent
     rests_on = [package / "challenges.py", package / "preprocessing.py"]
-    rests_on += [Path(folder, "out_of_fold.npz"), *sorted(Path(folder, "folds").glob("*.tflite"))]
+    rests_on += [Path(folder, "out_of_fold.npz"), *sorted(Path(folder, "folds").iterdir())]
     mark = hashlib.sha256(b"".join(path.read_bytes() for path in rests_on)).hexdigest()
     path = Path(folder, "runs", f"{ask.__name__.strip('_')}.json")
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -675,14 +686,13 @@ def evaluate_not_digits(
 
 def _scores(folder: str, kind: str, source: str, count: int) -> dict[str, list]:
     "Scores of pictures of one kind, and whether each is accepted at the threshold that suits the other folds."
-    _, found = _fold_networks(folder)
-    share, accepted, rebuilt = [], [], []
-    for fold, (_, threshold) in found.items():
-        pictures = _asked_of(folder, kind, source, fold, count // len(found))
+    folds, share, accepted, rebuilt = _folds(folder), [], [], []
+    for fold, own in folds.items():
+        pictures = _asked_of(folder, kind, source, fold, count // len(folds))
         readings = read_pictures(pictures, np.full(len(pictures), fold), folder)
         share += readings.share.tolist()
-        accepted += (readings.share >= threshold).tolist()
-        rebuilt += (-_rebuilding_error(readings.pixels)).tolist()
+        accepted += (readings.share >= own.threshold).tolist()
+        rebuilt += (-_rebuilding_error(readings.pixels, own.size)).tolist()
     return {"share": share, "accepted": accepted, "rebuilt": rebuilt}
 
 
@@ -698,18 +708,19 @@ def _asked_of(folder: str, kind: str, source: str, fold: int, count: int) -> lis
 
 
 @cache
-def _eigendigits():
-    "50 eigendigits of the part of MNIST that no fold asks about."
+def _eigendigits(size: int):
+    "50 eigendigits of the part of MNIST that no fold asks about, of a size as in `preprocess`."
     from sklearn.decomposition import PCA
 
-    pixels = prepared(load("mnist").subset(slice(-10_000)))
+    pixels = prepared(load("mnist").subset(slice(-10_000)), size=size)
     return PCA(50, random_state=0).fit(pixels.reshape(len(pixels), -1) / 255)
 
 
-def _rebuilding_error(pixels: np.ndarray) -> np.ndarray:
+def _rebuilding_error(pixels: np.ndarray, size: int) -> np.ndarray:
     "How far pictures are from what 50 eigendigits make of them, in shares of their ink; blank ones infinitely."
     flat = pixels.reshape(len(pixels), -1)
-    away = np.linalg.norm(flat - _eigendigits().inverse_transform(_eigendigits().transform(flat)), axis=1)
+    own = _eigendigits(size)
+    away = np.linalg.norm(flat - own.inverse_transform(own.transform(flat)), axis=1)
     return np.where(flat.any(axis=1), away / np.maximum(np.linalg.norm(flat, axis=1), 1e-9), 1e9)
 
 

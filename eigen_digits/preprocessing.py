@@ -216,13 +216,13 @@ def _is_dark(coarse: np.ndarray) -> bool:
     return bool(0.75 * corners + 0.25 * share > 0.55)
 
 
-_FROM_MIDDLE = np.indices((_GRID, _GRID)).astype(np.float32) - (_GRID - 1) / 2  # rows and columns, each of mean 0
+_PLANE = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID)).reshape(2, -1)], axis=1).astype(np.float32)
+_FIT_PLANE = np.linalg.pinv(_PLANE)
 
 
 def _slope(coarse: np.ndarray) -> np.ndarray:
     "The plane that is nearest to a coarse picture."
-    tilts = (_FROM_MIDDLE * coarse).sum(axis=(1, 2)) / (_FROM_MIDDLE**2).sum(axis=(1, 2))
-    return coarse.mean() + (tilts[:, None, None] * _FROM_MIDDLE).sum(axis=0)
+    return (_PLANE @ (_FIT_PLANE @ coarse.astype(np.float32).ravel())).reshape(coarse.shape)
 
 
 def _corners(mask: np.ndarray, depth: int) -> float:

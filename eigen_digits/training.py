@@ -539,19 +539,26 @@ def out_of_fold(
     folder: Path,  # gets out_of_fold.npz, folds/ and learning.json; runs/ keeps what is done, for a call to go on from
     folds: int = 5,
     jobs: int = 1,  # processes that train, each on a core of its own
-    chosen: Sequence[Recipe] = (),  # one for each fold, with the same base; if none is given, the recipe for all
+    chosen: Sequence[Recipe] = (),  # one for each fold; those of one size have one base. None given: the recipe for all
 ) -> Path:  # the file written
     "Ask about every digit a network that did not know its writer, and write the answers."
-    runs, start = Path(folder) / "runs", _base_weights(recipe, kinds, Path(folder) / "runs")
+    runs, chosen = Path(folder) / "runs", chosen or [recipe] * folds
+    of_size = {recipe.size: (recipe, kinds)}
+    for own in chosen:
+        if own.size not in of_size:
+            of_size[own.size] = own, load_kinds(own)
+    bases = _each(_base_weights, [(own, seen, runs) for own, seen in of_size.values()], jobs)
+    starts = dict(zip(of_size, bases, strict=True))
     calls = [
-        (runs / f"fold-{fold}", partial(_run_fold, fold=fold, start=start), own, kinds)
-        for fold, own in enumerate(chosen or [recipe] * folds)
+        (runs / f"fold-{fold}", partial(_run_fold, fold=fold, start=starts[own.size]), own, of_size[own.size][1])
+        for fold, own in enumerate(chosen)
     ]
-    calls.append((runs / "shared-writers", partial(_run_shared, start=start), recipe, kinds))
+    calls.append((runs / "shared-writers", partial(_run_shared, start=starts[recipe.size]), recipe, kinds))
     *parts, shared = _each(_kept, calls, jobs)
     (Path(folder) / "folds").mkdir(parents=True, exist_ok=True)
     for fold, part in enumerate(parts):
         _write(Path(folder) / "folds" / f"{fold}.tflite", part["network"].tobytes())
+    _write(Path(folder) / "folds" / "sizes.json", json.dumps([own.size for own in chosen]).encode())
     _write(Path(folder) / "learning.json", (json.dumps(_curves(runs), indent=1) + "\n").encode())
     arrays = {}
     for name, kind in kinds.items():

@@ -275,7 +275,7 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
 @click.option("--ablations", "trial", flag_value="ablations", help="Leave out each ingredient of our recipe in turn.")
 @click.option("--choices", "trial", flag_value="choices", help="Choose a recipe for each fold, without its writers.")
-@click.option("--seeds", "trial", flag_value="seeds", help="Train our recipe from three seeds, by folds.")
+@click.option("--seeds", "trial", flag_value="seeds", help="Train our recipe from three seeds, on two folds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
 @click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
@@ -316,8 +316,8 @@ def _try(training, trial: str, folder: Path, jobs: int) -> Path:
     "Run one of the trials of our recipe; the file it writes."
     if trial == "choices":
         return _loaded(training.choose, training.CANDIDATES, training.load_choosing, folder, jobs)
-    recipes, folds = (training.SEEDS, range(5)) if trial == "seeds" else (training.ABLATIONS, training.ABLATED_FOLDS)
-    return _loaded(training.ablate, folder, recipes, jobs, trial, folds)
+    recipes = training.SEEDS if trial == "seeds" else training.ABLATIONS
+    return _loaded(training.ablate, folder, recipes, jobs, trial)
 
 # %% ../nbs/08_cli.ipynb #summary
 def summary(

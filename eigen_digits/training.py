@@ -635,7 +635,7 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     os.replace(part, path)
 
 # %% ../nbs/03_training.ipynb #ablations
-ABLATED_FOLDS = (0, 1)  # the seeds are tried on all five
+ABLATED_FOLDS = (0, 1)
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -676,23 +676,20 @@ def ablate(
     ablations: dict[str, Recipe] = ABLATIONS,  # by name; `SEEDS` for the whole recipe with other seeds
     jobs: int = 1,  # processes that train, each on a core of its own
     name: str = "ablations",
-    folds: Sequence[int] = ABLATED_FOLDS,  # that are held out in turn
 ) -> Path:  # the file written
     "Train each recipe on the same folds, and write which of the digits held out it read right."
     runs = Path(folder) / "runs" / name
-    calls = [(recipe, load_kinds(recipe), runs / called, folds) for called, recipe in ablations.items()]
+    calls = [(recipe, load_kinds(recipe), runs / called) for called, recipe in ablations.items()]
     parts = zip(ablations, _each(_run_ablated, calls, jobs), strict=True)
     path = Path(folder) / f"{name}.npz"
     _write_npz(path, {f"{called}/{kind}": right for called, part in parts for kind, right in part.items()})
     return path
 
 
-def _run_ablated(
-    recipe: Recipe, kinds: dict[str, Kind], folder: Path, folds: Sequence[int]
-) -> dict[str, np.ndarray]:  # kind → bool (n,)
+def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[str, np.ndarray]:  # kind → bool (n,)
     "Train with each of the folds in turn held out; which of their digits were read right."
     start, right = _base_weights(recipe, kinds, folder), {}
-    for fold in folds:
+    for fold in ABLATED_FOLDS:
         run = partial(_run_fold, fold=fold, start=start)
         answers = _kept(folder / f"fold-{fold}", run, recipe, kinds)
         for name in (name for name in kinds if name in answers):

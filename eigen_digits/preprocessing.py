@@ -724,10 +724,10 @@ def rasterize(
     pen, breadth = ImageDraw.Draw(paper), round(width * _FINER)
     reach = (breadth - 1) / 2  # from the middle of the middle pixel to that of the last
     for points in _points(strokes):
-        finer = [tuple(point) for point in points * _FINER - 0.5]  # Pillow counts from the middle of a pixel
-        pen.line(finer, fill=0, width=breadth)
-        for x, y in finer:
-            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=0)
+        finer = points * _FINER - 0.5  # Pillow counts from the middle of a pixel
+        pen.line(finer.ravel().tolist(), fill=0, width=breadth)
+        for box in np.hstack([finer - reach, finer + reach]).tolist():
+            pen.ellipse(box, fill=0)
     return paper.reduce(_FINER)
 
 

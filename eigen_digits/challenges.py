@@ -577,7 +577,7 @@ def _folds(folder: str) -> dict[int, _Fold]:
     home = Path(folder, "folds")
     found = fold_calibrations(read_answers(folder))
     files = {k: home / f"{k}.tflite" for k in found}
-    missing = [path for path in (home / "sizes.json", *files.values()) if not path.exists()]
+    missing = [path for path in (*files.values(), home / "sizes.json") if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing; `eigen-digits train --folds` writes it")
     sizes = json.loads((home / "sizes.json").read_text())

@@ -642,7 +642,7 @@ def _each_kept(ask: Callable, tasks: list[tuple], folder: str | os.PathLike, job
 
     package = Path(preprocessing.__file__).parent
     rests_on = [package / "challenges.py", package / "preprocessing.py"]
-    rests_on += [Path(folder, "out_of_fold.npz"), *sorted(Path(folder, "folds").iterdir())]
+    rests_on += [Path(folder, "out_of_fold.npz"), *sorted(Path(folder, "folds").glob("*"))]
     mark = hashlib.sha256(b"".join(path.read_bytes() for path in rests_on)).hexdigest()
     path = Path(folder, "runs", f"{ask.__name__.strip('_')}.json")
     kept = json.loads(path.read_text()) if path.exists() else {}

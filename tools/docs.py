@@ -119,12 +119,12 @@ def site() -> None:
 
 
 def pictures() -> None:
-    """Take nbs/images/page.png and widget.png from the browser tests that draw a 7."""
-    tests = ["tests/test_page.py", "tests/test_widget.py", "-k", "digit and mouse and (7 or seven)"]
+    """Take the pictures of the page with tools/screenshots.py, and widget.png from the browser test that draws a 7."""
+    subprocess.run([sys.executable, ROOT / "tools" / "screenshots.py"], check=True)
+    tests = ["tests/test_widget.py", "-k", "digit and mouse and seven"]
     subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=True)
-    (NOTEBOOKS / "images").mkdir(exist_ok=True)
-    for name, artifact in (("page", "page-7"), ("widget", "widget-a_drawn_digit_is_answered-seven-mouse")):
-        shutil.copy(ROOT / "test-artifacts" / f"{artifact}.png", NOTEBOOKS / "images" / f"{name}.png")
+    artifact = ROOT / "test-artifacts" / "widget-a_drawn_digit_is_answered-seven-mouse.png"
+    shutil.copy(artifact, NOTEBOOKS / "images" / "widget.png")
 
 
 def main() -> None:

@@ -232,6 +232,7 @@ def _held():
 
 # %% ../nbs/07_canvas.ipynb #paper
 _SHARP = 2  # pixels of the canvas to one of the layout: sharp where the screen has as many
+_SHIFT = -0.2  # pixels; `rasterize` drops fractions of its finer pixels, so what it draws lies up and to the left
 
 
 class Paper(Canvas):
@@ -262,9 +263,9 @@ class Paper(Canvas):
         # A browser that opened the notebook again does not know which canvas the commands are for; this tells it.
         self._canvas_manager._current_canvas = None
         with _held():
-            self.set_transform(_SHARP, 0, 0, _SHARP, 0, 0)
+            self.set_transform(_SHARP, 0, 0, _SHARP, _SHARP * _SHIFT, _SHARP * _SHIFT)
             self.fill_style = "white"
-            self.fill_rect(0, 0, CANVAS, CANVAS)
+            self.fill_rect(-1, -1, CANVAS + 2)
             self.fill_style = self.stroke_style = "black"
             self.line_width, self.line_cap, self.line_join = brush, "round", "round"
             for stroke in strokes:

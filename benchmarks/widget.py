@@ -31,7 +31,7 @@ def _need_a_browser() -> None:
 
 
 def _lab() -> ModuleType:
-    """The tests of the widget, which know how to drive JupyterLab; found by path, as many a package is called `tests`."""
+    """The tests of the widget, which know how to drive JupyterLab; by path, as many packages are called `tests`."""
     spec = importlib.util.spec_from_file_location("test_widget", ROOT / "tests" / "test_widget.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -65,10 +65,11 @@ def _bar(digit: int, probability: float, best: bool) -> str:
 
 def bars(
     probabilities: np.ndarray | None,  # (10,); None: nothing was drawn
+    is_said: bool = True,  # whether the best digit is the answer; False: they say what it was if it was a digit
 ) -> str:  # HTML
-    "Ten horizontal bars, the best one coloured; all empty where there are no probabilities."
+    "Ten horizontal bars, the best one coloured if it is the answer; all empty where there are no probabilities."
     values = np.zeros(10) if probabilities is None else np.asarray(probabilities)
-    best = None if probabilities is None else int(values.argmax())
+    best = int(values.argmax()) if is_said and probabilities is not None else None
     return "".join(_bar(digit, float(value), digit == best) for digit, value in enumerate(values))
 
 # %% ../nbs/07_canvas.ipynb #seen
@@ -127,11 +128,12 @@ def panel(
     role = ' role="status"' if live else ""
     pictures = seen_html(seen) + ("" if why is None else seen_html(seen, why))
     return (
-        f'<div style="display:flex;flex-wrap:wrap;gap:16px;line-height:1.3;font-size:13px;color:{_INK}">'
-        f'<div><div{role} style="display:flex;align-items:center;gap:14px;height:64px;margin-bottom:12px">'
+        f'<div style="line-height:1.3;font-size:13px;color:{_INK}">'
+        f'<div{role} style="display:flex;align-items:center;gap:14px;height:64px;margin-bottom:12px">'
         f'<span style="font-size:{size}px;line-height:1;font-weight:600">{headline}</span>'
-        f'<span style="font-size:14px">{line}</span></div>{bars(prediction.probabilities)}</div>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:12px;align-self:flex-end">{pictures}</div></div>'
+        f'<span style="font-size:14px">{line}</span></div><div style="display:flex;flex-wrap:wrap;gap:16px">'
+        f"<div>{bars(prediction.probabilities, prediction.reason not in _NO_DIGIT)}</div>"
+        f'<div style="display:flex;flex-wrap:wrap;gap:12px;align-self:flex-end">{pictures}</div></div></div>'
     )
 
 # %% ../nbs/07_canvas.ipynb #still

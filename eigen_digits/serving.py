@@ -12,7 +12,7 @@ import asyncio
 import io
 import os
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
@@ -75,7 +75,6 @@ class Question(BaseModel):
     )
     size: int = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
     width: float = Field(BRUSH, ge=0.5, le=500, description="Pixels, the width of the pen")
-
     show: list[Literal["seen", "why"]] = Field([], description="What else to answer: what the network sees, and why")
 
     @model_validator(mode="after")
@@ -207,13 +206,19 @@ _Shared = Annotated[Recognizer, Depends(get_recognizer)]
 NO_INK = "the picture is empty, there is no ink on it; draw one digit and send it again"
 
 _QUICK = 400 * 400  # pixels that are decoded and read at once; a thread does it where there are more
+_FEW = 1000  # points that are drawn at once
+
+
+async def _in_thread(request: Request, function: Callable, *args):
+    """What a function gives that takes so long that other requests shall not wait for it."""
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.threads, function, *args)
 
 
 async def _recognise(request: Request, recognizer: Recognizer, image: Image.Image) -> Prediction:
     """What a recognizer says of a picture that may not be decoded yet."""
     if image.width * image.height <= _QUICK:
         return recognizer.predict(image)
-    return await asyncio.get_running_loop().run_in_executor(request.app.state.threads, recognizer.predict, image)
+    return await _in_thread(request, recognizer.predict, image)
 
 
 def _json(answer: BaseModel) -> Response:
@@ -249,12 +254,14 @@ async def predict_v2(question: Question, request: Request, recognizer: _Shared) 
     """Recognise the digit on one picture, or drawn with a pen; say how sure that is, and whether it is one at all."""
     if question.strokes is None:
         image = open_image(picture_bytes(question.image_base64))
-    else:
+    elif sum(map(len, question.strokes)) <= _FEW:
         image = rasterize(question.strokes, question.size, question.width)
+    else:
+        image = await _in_thread(request, rasterize, question.strokes, question.size, question.width)
     if not question.show:
         return _json(answered(await _recognise(request, recognizer, image)))
-    threads = request.app.state.threads  # to explain takes as long as to read some fifty pictures
-    return _json(await asyncio.get_running_loop().run_in_executor(threads, _shown, recognizer, image, question.show))
+    # To explain takes as long as to read some fifty pictures.
+    return _json(await _in_thread(request, _shown, recognizer, image, question.show))
 
 
 def answered(

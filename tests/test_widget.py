@@ -440,6 +440,8 @@ def test_twice_in_a_notebook_after_a_restart_and_exported(lab):
             answer(page, number).filter(has_text="sure").wait_for()
             assert answer(page, number).inner_text().split()[0] == digit
     stills = page.locator(".eigen-digits-still")
+    for number, digit in enumerate("70"):  # each follows its answer, in a message of its own
+        stills.nth(number).filter(has_text=re.compile(rf"^\s*{digit}")).wait_for(state="attached")
     assert [still.is_visible() for still in stills.all()] == [False, False]  # the widgets themselves are there
 
     command(page, SAVE)

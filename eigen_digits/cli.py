@@ -195,13 +195,18 @@ def _recognizer(model: Path | None):
 @main.command()
 @click.option("--host", help="Address to listen on; from the settings if not given.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; from the settings if not given.")
-def serve(host: str | None, port: int | None):
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; from the settings if not given.")
+@click.option("--show-config", is_flag=True, help="Print all settings with their defaults, and start nothing.")
+def serve(host: str | None, port: int | None, workers: int | None, show_config: bool):
     """Start the web page and the API."""
     from eigen_digits import serving
     from eigen_digits.inference import ArtefactError
 
     try:
-        serving.serve(host, port)
+        if show_config:
+            click.echo(serving.config(serving.get_settings()))
+            return
+        serving.serve(host, port, workers)
     except (serving.SettingsError, ArtefactError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -191,6 +191,11 @@ class Recognizer:
         self.name: str = meta["name"]
         self._network = Network(network)
 
+    @property
+    def digest(self) -> str:
+        "The sha256 of the network, which tells models of one name apart."
+        return self.meta["files"][_NETWORK]["sha256"]
+
     @classmethod
     def load(
         cls,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from .load import HOST, first_answer, running
 from .rounds import Benchmark, MissingError, Pairs, progress
+from .serving import QUIET
 
 _GOAL = 50.0  # ms
 _PAUSE = 10  # ms between two points, as the pens of pendigits were read
@@ -59,7 +60,7 @@ def pointer_to_answer(quick: bool) -> Pairs:
     if chromium is None:
         raise MissingError("Chromium is not installed: `apt-get install chromium`")
     count = 10 if quick else 50
-    with running("eigen_digits.serving:app") as server, sync_playwright() as playwright:
+    with running("eigen_digits.serving:app", **QUIET) as server, sync_playwright() as playwright:
         first_answer(server, "/api/v2/predict", '{"strokes": [[[85, 60], [190, 60]]]}')
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page()

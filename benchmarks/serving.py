@@ -10,6 +10,7 @@ from .rounds import CACHE, Benchmark, MissingError, Pairs, alternate
 
 TRAINED = CACHE / "original" / "model.keras"
 _UNTRAINED = CACHE / "untrained.keras"
+QUIET = {"DEV_LOG_LEVEL": "warning"}  # as the baseline logs no requests either
 _V1, _V2 = "/api/v1/predict", "/api/v2/predict"
 _ANSWERS = {_V1: {"predicted_digit", "confidence"}, _V2: {"digit", "confidence", "probabilities", "is_digit", "reason"}}
 
@@ -24,7 +25,8 @@ class Target(NamedTuple):
 
 
 def _ours(path: str = _V1) -> Target:
-    return Target("eigen_digits.serving:app", {}, path, picture_bodies() if path == _V1 else stroke_bodies())
+    bodies = picture_bodies() if path == _V1 else stroke_bodies()
+    return Target("eigen_digits.serving:app", QUIET, path, bodies)
 
 
 def _baseline(quick: bool) -> Target:

@@ -41,7 +41,7 @@ def test_the_image_has_what_the_build_made_and_nothing_more():
 
 def test_requirements_are_installed_before_the_code_is_copied():
     """Otherwise each change of the code would fetch them again."""
-    installs = next(i for i, step in enumerate(STEPS) if step.word == "RUN" and "-r requirements.txt" in step.rest)
+    installs = next(i for i, step in enumerate(STEPS) if step.word == "RUN" and "-r requirements.lock" in step.rest)
     code = next(i for i, step in enumerate(STEPS) if step.word == "COPY" and "eigen_digits/" in step.rest)
     assert installs < code
 

@@ -14,7 +14,7 @@ from PIL import Image
 from uvicorn.importer import import_from_string
 
 from eigen_digits import serving
-from eigen_digits.inference import ArtefactError, Prediction, Recognizer
+from eigen_digits.inference import ArtefactError, Prediction, Recognizer, shipped_artefact
 from eigen_digits.preprocessing import rasterize
 
 SEVEN = [[(80, 70), (195, 66), (150, 140), (120, 225)], [(105, 145), (180, 140)]]
@@ -332,3 +332,50 @@ def test_the_page_is_one_small_file_that_fetches_nothing_from_elsewhere(client):
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert len(answer.content) < 40_000
     assert not re.search(r"https?://|@import|<script[^>]+src|<link[^>]+href=\"(?!data:)|url\((?!data:)", answer.text)
+
+
+# Around it
+
+
+def test_every_answer_has_an_id_and_safe_headers(client):
+    asked = [client.get("/"), client.get("/api/v1/"), client.get("/nowhere"), ask(client, "@"), client.get("/docs")]
+    asked.append(client.post("/api/v1/predict", content=b"7" * 10_000_001))
+    assert [answer.status_code for answer in asked] == [200, 200, 404, 400, 200, 413]
+    for answer in asked:
+        assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_page_may_run_its_own_scripts_and_no_other(client):
+    scripts = dict(part.split(" ", 1) for part in client.get("/").headers["content-security-policy"].split("; "))
+    assert re.fullmatch("'sha256-[^']+'", scripts["script-src"])
+    assert re.fullmatch("'sha256-[^']+'", scripts["style-src"])
+    assert scripts["connect-src"] == "'self'"
+
+
+def test_a_rate_limit_counts_the_api_and_not_the_page():
+    with client_of(saying(7, 0.5), rate_limit="2/minute") as client:
+        assert [client.get("/api/v1/").status_code for _ in range(3)] == [200, 200, 429]
+        assert client.get("/api/v1/").headers["retry-after"] == "60"
+        assert client.get("/").status_code == client.get("/healthz").status_code == 200
+
+
+def test_prod_keeps_its_counts_to_itself_until_it_is_told(bare, monkeypatch):
+    for told, status in ({}, 404), ({"PROD_METRICS": "true"}, 200):
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        with TestClient(serving.create_app(serving.ProdSettings(), saying(7, 0.5))) as client:
+            assert client.get("/metrics").status_code == status
+
+
+def test_what_the_model_says_of_itself_is_its_json(client):
+    meta = json.loads((shipped_artefact() / "model.json").read_text())
+    card = client.get("/api/v2/model").json()
+    assert card["digest"] == meta["files"]["model.tflite"]["sha256"]
+    assert {name: card[name] for name in ("trained_on", "metrics", "parameters")} == {
+        name: meta[name] for name in ("trained_on", "metrics", "parameters")
+    }
+    answer = client.post("/api/v2/predict", json={"strokes": SEVEN}).json()
+    assert answer["model"] == {"name": "eigen-digits", "digest": card["digest"]}

@@ -869,6 +869,18 @@ def test_offline_is_said_and_online_asks_at_once(page):
     assert answered(page) == "7"
 
 
+def test_a_server_that_was_away_for_long_is_asked_again_within_ten_seconds(page):
+    page.route(PREDICT, lambda route: route.abort())
+    page.clock.install()
+    draw(page, DIGITS[7])
+    tried = 0
+    for _ in range(7):
+        until(page, lambda tried=tried: page.evaluate("failures") > tried)
+        tried = page.evaluate("failures")
+        page.clock.fast_forward(9000)
+    until(page, lambda: page.evaluate("failures") > tried)
+
+
 def test_retry_asks_at_once(page):
     page.route(PREDICT, lambda route: route.abort())
     draw(page, DIGITS[7])

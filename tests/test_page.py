@@ -1108,6 +1108,25 @@ def test_focus_is_visible_and_goes_everywhere(page):
     assert wanted <= set(names)
 
 
+def test_the_ring_around_a_bar_strikes_nothing_through(page):
+    draw(page, DIGITS[7])
+    answered(page)
+    page.locator("#predict").focus()
+    page.keyboard.press("Tab")
+    bar = page.locator("#bars button:focus-visible")
+    ring = bar.evaluate(
+        "bar => [getComputedStyle(bar)].map(s => parseFloat(s.outlineOffset) + parseFloat(s.outlineWidth))[0]"
+    )
+    box = bar.bounding_box()
+    assert box["y"] + box["height"] + ring <= page.locator("#hint").bounding_box()["y"]
+
+
+def test_a_small_laptop_shows_the_keys_without_scrolling(browser, address):
+    with opened(browser, address, (1280, 720)) as page:
+        box = page.locator(".keys").bounding_box()
+        assert box["y"] + box["height"] <= 720
+
+
 def test_nothing_moves_where_the_system_asks_for_that(browser, address):
     durations = "new Set([...document.querySelectorAll('*')].map(e => getComputedStyle(e).transitionDuration))"
     for wish, some in (("reduce", False), ("no-preference", True)):

@@ -395,6 +395,14 @@ def test_the_page_shows_what_the_server_answered(page):
     assert page.locator("#seen").get_attribute("src") == answer["seen"]
 
 
+def test_the_labels_of_the_bars_do_not_make_more_than_a_hundred(page):
+    answer = reply(7, 0.993, rival=1)  # who has 0.6 %
+    page.route(PREDICT, lambda route: route.fulfill(json=answer))
+    draw(page, DIGITS[7])
+    assert answered(page) == "7"
+    assert page.locator("#bars small").all_inner_texts() == ["> 99 %" if k == 7 else "" for k in range(10)]
+
+
 @pytest.mark.parametrize(
     ("answer", "digit", "said"),
     [

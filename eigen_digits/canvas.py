@@ -53,7 +53,7 @@ _ACCENT, _GREY = "var(--jp-brand-color1, #1976d2)", "var(--jp-border-color1, #bd
 def _bar(digit: int, probability: float, best: bool) -> str:
     "One row: the digit, its bar, its probability in per cent."
     colour, weight = (_ACCENT, 600) if best else (_GREY, 400)
-    label = _percent(probability) if probability >= 0.005 else ""
+    label = _percent(probability) if probability >= 0.01 else ""  # less would be 1 % beside > 99 %
     return (
         f'<div style="display:flex;align-items:center;height:18px;font-weight:{weight}">'
         f'<span style="width:18px">{digit}</span>'
@@ -102,9 +102,10 @@ def seen_html(
     seen: np.ndarray,  # (28, 28, 1) in [0, 1]
     why: np.ndarray | None = None,  # (28, 28)
     side: int = 140,  # side on the screen, in pixels
+    digit: int | None = None,  # what the ink spoke for or against
 ) -> str:  # HTML
     "What the network sees, or why it says what it says, enlarged with crisp pixels and named."
-    name = "what the network sees" if why is None else "red for it, blue against"
+    name = "what the network sees" if why is None else f"red for {'it' if digit is None else digit}, blue against"
     data = b64encode(seen_png(seen, why)).decode()
     return (
         f'<div><div style="height:18px;font-size:12px;white-space:nowrap;color:{_FAINT}">{name}</div>'
@@ -126,7 +127,7 @@ def panel(
     if correction is not None:
         line += f"<br><b>you say {correction}</b>"
     role = ' role="status"' if live else ""
-    pictures = seen_html(seen) + ("" if why is None else seen_html(seen, why))
+    pictures = seen_html(seen) + ("" if why is None else seen_html(seen, why, digit=prediction.digit))
     return (
         f'<div style="line-height:1.3;font-size:13px;color:{_INK}">'
         f'<div{role} style="display:flex;align-items:center;gap:14px;height:64px;margin-bottom:12px">'
@@ -308,7 +309,8 @@ class DigitCanvas(HBox):
         self._asked_at, self._following, self._is_displayed = 0.0, None, False
         self._worker = ThreadPoolExecutor(1, "answer")  # that drawing need not wait for an answer
         layout = Layout(flex_flow="row wrap", grid_gap="16px")
-        answer = VBox([self._panel, self._corrections()], layout=Layout(flex="1 1 320px"))
+        self._correcting = self._corrections()
+        answer = VBox([self._panel, self._correcting], layout=Layout(flex="1 1 320px"))
         super().__init__([self._desk(), answer], layout=layout, brush=brush)
         link((self, "brush"), (self._slider, "value"))
         link((self, "why"), (self._toggle, "value"))
@@ -455,6 +457,7 @@ class DigitCanvas(HBox):
         "Write the latest answer and its correction beside the canvas, and in the still of it."
         drawing, *said = self._latest
         self._panel.value = panel(*said, self.correction)
+        self._correcting.layout.visibility = "visible" if self.strokes else "hidden"
         for digit, button in enumerate(self._digits):
             button.button_style = "primary" if digit == self.correction else ""
         if self._is_displayed and not self.drawing.is_down:
@@ -476,13 +479,14 @@ class DigitCanvas(HBox):
         self._slider.style.description_width = "40px"
         return VBox([sheet, HBox([self._undo, self._redo, clear, self._toggle]), self._slider])
 
-    def _corrections(self) -> HBox:
+    def _corrections(self) -> VBox:
         "A button for each digit, to say what it should have been."
         self._digits = [
             self._button(str(digit), f"It should have been {digit}", lambda d=digit: self.correct(d), "28px")
             for digit in range(10)
         ]
-        return HBox([HTML("It is a"), *self._digits], layout=Layout(flex_flow="row wrap"))
+        row = HBox(self._digits, layout=Layout(flex_flow="row wrap"))
+        return VBox([HTML("Wrong? Press the digit that it is."), row])
 
     def _button(self, name: str, tooltip: str, press: Callable[[], None], width: str = "62px") -> Button:
         "A button that gives the keyboard back to the canvas."

@@ -395,6 +395,14 @@ def test_the_page_shows_what_the_server_answered(page):
     assert page.locator("#seen").get_attribute("src") == answer["seen"]
 
 
+def test_the_labels_of_the_bars_do_not_make_more_than_a_hundred(page):
+    answer = reply(7, 0.993, rival=1)  # who has 0.6 %
+    page.route(PREDICT, lambda route: route.fulfill(json=answer))
+    draw(page, DIGITS[7])
+    assert answered(page) == "7"
+    assert page.locator("#bars small").all_inner_texts() == ["> 99 %" if k == 7 else "" for k in range(10)]
+
+
 @pytest.mark.parametrize(
     ("answer", "digit", "said"),
     [
@@ -869,6 +877,18 @@ def test_offline_is_said_and_online_asks_at_once(page):
     assert answered(page) == "7"
 
 
+def test_a_server_that_was_away_for_long_is_asked_again_within_ten_seconds(page):
+    page.route(PREDICT, lambda route: route.abort())
+    page.clock.install()
+    draw(page, DIGITS[7])
+    tried = 0
+    for _ in range(7):
+        until(page, lambda tried=tried: page.evaluate("failures") > tried)
+        tried = page.evaluate("failures")
+        page.clock.fast_forward(9000)
+    until(page, lambda: page.evaluate("failures") > tried)
+
+
 def test_retry_asks_at_once(page):
     page.route(PREDICT, lambda route: route.abort())
     draw(page, DIGITS[7])
@@ -1094,6 +1114,25 @@ def test_focus_is_visible_and_goes_everywhere(page):
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     wanted = {"undo", "redo", "clear", "picture", "brush", "predict", "why", "curl", *map(str, range(10))}
     assert wanted <= set(names)
+
+
+def test_the_ring_around_a_bar_strikes_nothing_through(page):
+    draw(page, DIGITS[7])
+    answered(page)
+    page.locator("#predict").focus()
+    page.keyboard.press("Tab")
+    bar = page.locator("#bars button:focus-visible")
+    ring = bar.evaluate(
+        "bar => [getComputedStyle(bar)].map(s => parseFloat(s.outlineOffset) + parseFloat(s.outlineWidth))[0]"
+    )
+    box = bar.bounding_box()
+    assert box["y"] + box["height"] + ring <= page.locator("#hint").bounding_box()["y"]
+
+
+def test_a_small_laptop_shows_the_keys_without_scrolling(browser, address):
+    with opened(browser, address, (1280, 720)) as page:
+        box = page.locator(".keys").bounding_box()
+        assert box["y"] + box["height"] <= 720
 
 
 def test_nothing_moves_where_the_system_asks_for_that(browser, address):

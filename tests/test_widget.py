@@ -356,10 +356,22 @@ def test_a_correction_by_button_lasts_as_long_as_the_drawing(page):
     assert kernel(page, "canvas.correction") is None
 
 
+def test_a_correction_is_asked_for_when_there_is_something_to_correct(page):
+    question = page.get_by_text("Wrong? Press the digit that it is.")
+    one = page.get_by_title("It should have been 1")
+    question.wait_for(state="hidden")
+    assert one.is_hidden()
+    draw_by_mouse(page, SEVEN)
+    question.wait_for()
+    assert one.is_visible()
+    page.get_by_title("Start again").click()
+    question.wait_for(state="hidden")
+
+
 def test_why_is_shown_on_demand(page):
     draw_by_mouse(page, SEVEN)
     answer(page).filter(has_text="sure").wait_for()
-    heat = page.get_by_role("img", name="red for it")
+    heat = page.get_by_role("img", name="red for 7, blue against")
     assert heat.count() == 0
     page.get_by_role("button", name="Why").click()
     heat.wait_for()

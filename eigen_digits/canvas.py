@@ -7,6 +7,7 @@ __all__ = ['in_words', 'bars', 'seen_png', 'seen_html', 'panel', 'still', 'Drawi
 
 # %% ../nbs/07_canvas.ipynb #imports
 import asyncio
+import os
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -284,6 +285,19 @@ def _on_paper(at: tuple[float, float]) -> tuple[float, float]:
 _PACE = 0.1  # seconds between two answers while the pen is down
 
 
+@contextmanager
+def _quiet():
+    "Keep the greeting that the runtime writes to the process's standard error from standing in red above the paper."
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class DigitCanvas(HBox):
     """A canvas to draw a digit on by mouse, pen or touch, with the live answer beside it.
 
@@ -303,7 +317,8 @@ class DigitCanvas(HBox):
         strokes: Strokes = (),  # what is on the paper already
         brush: float = BRUSH,  # its width, in pixels
     ):
-        self.recognizer = recognizer or Recognizer.load()
+        with _quiet():
+            self.recognizer = recognizer or Recognizer.load()
         self.drawing, self.paper, self._panel = Drawing(strokes), Paper(), HTML()
         self._asked = self._answered = 0  # questions and answers, counted, to know an old answer
         self._asked_at, self._following, self._is_displayed = 0.0, None, False

@@ -88,6 +88,7 @@ def jupyterlab(folder: Path):
     names = ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     names += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
     env = os.environ | {name: str(home / name.lower()) for name in names} | {"PYTHONPATH": str(ROOT)}
+    env.pop("PYTEST_CURRENT_TEST", None)  # at which a kernel would not show what is written to standard error
     options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--no-browser"]
     options += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.password="]
     options += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--allow-root"]
@@ -458,6 +459,7 @@ def test_twice_in_a_notebook_after_a_restart_and_exported(lab):
 
     command(page, SAVE)
     wait_until(lambda: file.read_text().count("eigen-digits-still") >= 2, "the saved notebook")
+    assert '"stderr"' not in file.read_text()
     exported, _ = HTMLExporter().from_filename(str(file))
     page.set_content(exported)
     for number, digit in enumerate("70"):

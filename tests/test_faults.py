@@ -217,8 +217,8 @@ def test_the_run_is_one_that_forgetting_would_change(whole):
     print(f"\nthe run: 4 + {len(rows)} + 4 epochs, {falls} falls, {seconds:.1f} s, {len(files)} changes to files")
 
 
-def kill_at(folder: Path, rng: random.Random, seconds: float | None, changes: int | None) -> str:
-    """Train, kill -9 after some seconds or changes to files; say what was under way."""
+def kill_at(folder: Path, rng: random.Random, seconds: float | None, changes: int | None) -> str | None:
+    """Train, kill -9 after some seconds or changes to files; what was under way, None if it had just ended."""
     child, ours = in_child(train_tiny, folder)
     while ours.recv()[0] != "begin":
         pass
@@ -230,6 +230,8 @@ def kill_at(folder: Path, rng: random.Random, seconds: float | None, changes: in
         time.sleep(rng.expovariate(500))  # some 2 ms: often in the midst of what it was about to do
     child.kill()
     child.join()
+    if child.exitcode == 0:
+        return None
     assert child.exitcode == -signal.SIGKILL
     done = [path.parent for path in (folder / "runs").rglob("answers.npz")]
     logs = [path for path in (folder / "runs").rglob("log.csv") if path.parent not in done]
@@ -243,15 +245,18 @@ def test_killed_at_random_it_goes_on_and_ends_the_same(old, whole, tmp_path):
     first = files.index(Path("next"))  # here the artefact begins
     rng, struck = random.Random(26), []
     for kill in range(KILLS):
-        folder = shutil.copytree(old, tmp_path / str(kill))
-        moment = (kill + rng.random()) / KILLS
-        if kill % 3 == 0:
-            when, at = "of the writes", (None, 1 + int(moment * len(files)))
-        elif kill % 3 == 1:
-            when, at = "of the time", (0.8 * moment * seconds, None)
-        else:
-            when, at = "of the artefact's writes", (None, 1 + first + int(moment * (len(files) - first)))
-        told = kill_at(folder, rng, *at)
+        moment, told, folder = (kill + rng.random()) / KILLS, None, tmp_path / str(kill)
+        while told is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(old, folder)
+            if kill % 3 == 0:
+                when, at = "of the writes", (None, 1 + int(moment * len(files)))
+            elif kill % 3 == 1:
+                when, at = "of the time", (moment * seconds, None)
+            else:
+                when, at = "of the artefact's writes", (None, 1 + first + int(moment * (len(files) - first)))
+            told = kill_at(folder, rng, *at)
+            moment *= 1 if told else 0.9  # it was too late
         assert artefact(folder) in (artefact(old), wanted["artefact"])
         result(*in_child(train_tiny, folder))
         assert outcome(folder) == wanted

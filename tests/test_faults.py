@@ -447,15 +447,16 @@ def test_no_kill_leaves_a_mixed_artefact_and_the_next_write_mends_it(old, whole,
 
 def kill_the_next_write(folder: Path, old: Path, whole: tuple, network: bytes, copy: Path) -> int:
     """Kill another write to copies of what a killed one left, of the old artefact this time; how often."""
-    numbers = range(1, 12) if HEAVY else (4,)
-    for number in numbers:
+    kills = 0
+    for number in range(1, 9) if HEAVY else (4,):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder, copy)
         child, _ = in_child(die_writing, copy, (old / "model.tflite").read_bytes(), number, 2.0)
         child.join()
-        assert child.exitcode == -signal.SIGKILL
+        assert child.exitcode in (-signal.SIGKILL, 0)  # 0: it took fewer changes
         assert_old_or_new(copy, old, whole)
-    return len(numbers)
+        kills += child.exitcode != 0
+    return kills
 
 
 def test_who_reads_while_it_is_replaced_reads_one_or_the_other(old, whole, network, tmp_path):

@@ -300,21 +300,28 @@ def train(
     with _extra("train"):
         from eigen_digits import training
 
-        if trial:
-            if folds or sample or epochs or seed is not None or name != RECIPES[0]:
-                raise click.UsageError(f"--{trial} has recipes of its own; it goes with --jobs and --out alone")
-            click.echo(_try(training, trial, _folder(out, name, False), jobs))
-            return
-        recipe = _changed(training.RECIPES[name], epochs, seed, sample)
-        kinds = _loaded(training.load_kinds, recipe, folds)
+        if trial and (folds or sample or epochs or seed is not None or name != RECIPES[0]):
+            raise click.UsageError(f"--{trial} has recipes of its own; it goes with --jobs and --out alone")
         folder = _folder(out, name, sample)
-        if folds:
-            ours = recipe == training.RECIPES[RECIPES[0]]
-            chosen = training.read_choices(folder) if ours and (folder / "choices.json").exists() else ()
-            click.echo(training.out_of_fold(recipe, kinds, folder, jobs=jobs, chosen=chosen))
-        else:
-            training.train(folder, recipe, kinds)
-            click.echo(folder / "model.json")
+        try:
+            if trial:
+                click.echo(_try(training, trial, folder, jobs))
+            else:
+                recipe = _changed(training.RECIPES[name], epochs, seed, sample)
+                click.echo(_trained(training, recipe, folder, folds, jobs))
+        except training.FolderInUse as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _trained(training, recipe, folder: Path, folds: bool, jobs: int) -> Path:
+    "Train by a recipe, on everything or by folds; the file it writes."
+    kinds = _loaded(training.load_kinds, recipe, folds)
+    if not folds:
+        training.train(folder, recipe, kinds)
+        return folder / "model.json"
+    ours = recipe == training.RECIPES[RECIPES[0]]
+    chosen = training.read_choices(folder) if ours and (folder / "choices.json").exists() else ()
+    return training.out_of_fold(recipe, kinds, folder, jobs=jobs, chosen=chosen)
 
 
 def _try(training, trial: str, folder: Path, jobs: int) -> Path:

@@ -5,34 +5,39 @@
 # %% auto #0
 __all__ = ['CALLBACKS', 'RECIPES', 'OUTLIERS', 'ASKED', 'SIDE', 'ABLATED_FOLDS', 'SEEDS', 'ABLATIONS', 'CANDIDATES', 'SPOILT',
            'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind', 'load_kind', 'load_kinds', 'augment', 'batches',
-           'fit', 'predict_logits', 'out_of_fold', 'ablate', 'choose', 'load_choosing', 'read_choices',
+           'FolderInUse', 'fit', 'predict_logits', 'out_of_fold', 'ablate', 'choose', 'load_choosing', 'read_choices',
            'write_artefact', 'train']
 
 # %% ../nbs/03_training.ipynb #imports
 import csv
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import ImageOps
 
 from . import model as networks  # before keras and TensorFlow: it keeps them quiet
 from .challenges import corrupt, outliers, redraw
 from .data import Digits, Drawn, load, prepared
 from .evaluation import calibration, probabilities, read_answers
-from .inference import Network
+from .inference import NEXT, Network
 from .preprocessing import SIZE, load_image
 
 import keras  # isort: skip
@@ -41,14 +46,26 @@ import tensorflow as tf  # isort: skip
 tf.get_logger().setLevel("ERROR")  # it would warn that each new network is traced anew
 
 # %% ../nbs/03_training.ipynb #callbacks
+class _Checkpoint(keras.callbacks.ModelCheckpoint):
+    "Keeps the network that did best on what is watched, in a file that is whole at every moment."
+
+    def __init__(self, path: Path):
+        super().__init__(path.with_name("part.keras"), monitor="val_accuracy", save_best_only=True)
+        self.path, self.part = path, Path(self.filepath)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.part.unlink(missing_ok=True)  # half of one, if a run was killed
+        super().on_epoch_end(epoch, logs)
+        if self.part.exists():  # it was the best
+            os.replace(self.part, self.path)
+
+
 CALLBACKS: dict[str, Callable[[Path], keras.callbacks.Callback]] = {
     "early_stopping": lambda folder: keras.callbacks.EarlyStopping(
         "val_accuracy", patience=5, restore_best_weights=True, start_from_epoch=10
     ),
     "reduce_lr": lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=2),
-    "best_checkpoint": lambda folder: keras.callbacks.ModelCheckpoint(
-        folder / "best.keras", monitor="val_accuracy", save_best_only=True
-    ),
+    "best_checkpoint": lambda folder: _Checkpoint(folder / "best.keras"),
 }
 
 # %% ../nbs/03_training.ipynb #recipe
@@ -346,6 +363,29 @@ def _giving_logits(model: keras.Model) -> keras.Model:
     twin.layers[-1].activation = keras.activations.linear
     return twin
 
+# %% ../nbs/03_training.ipynb #alone
+class FolderInUse(RuntimeError):
+    "Another training writes to the folder that the text names."
+
+
+def _alone(function: Callable) -> Callable:
+    "Let a function have its argument `folder` for itself while it trains; it raises `FolderInUse` if it cannot."
+
+    @wraps(function)
+    def alone(*args, **kwargs):
+        folder = Path(signature(function).bind(*args, **kwargs).arguments["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(folder / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise FolderInUse(
+                f"folder: another training writes to {folder}; give another folder, or wait for its end"
+            ) from error
+        with lock:
+            return function(*args, **kwargs)
+
+    return alone
+
 # %% ../nbs/03_training.ipynb #fingerprint
 _CODE = hashlib.sha256(Path(networks.__file__).read_bytes()).hexdigest()
 
@@ -358,29 +398,109 @@ def _fingerprint(recipe: Recipe, sets: dict[str, Sequence[np.ndarray]]) -> str:
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
-# %% ../nbs/03_training.ipynb #fit
+# %% ../nbs/03_training.ipynb #write
 def _write(path: Path, data: bytes) -> None:
     "Write a file whole or not at all."
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # it is there if the disk was full
 
 
+def _write_npz(path: Path, arrays: dict[str, np.ndarray], save: Callable = np.savez_compressed) -> None:
+    "Write arrays to a file, whole or not at all."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    save(file, **arrays)
+    _write(path, file.getvalue())
+
+# %% ../nbs/03_training.ipynb #backup
+_COUNTS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter", "seconds")  # what a callback counts
+
+
+class _Backup(keras.callbacks.Callback):
+    "Keeps in one file, after each epoch, all that a run needs to go on; must be the last of the callbacks."
+
+    def __init__(self, path: Path, run: str, others: Sequence[keras.callbacks.Callback]):
+        super().__init__()
+        self.path, self.run, self.others = path, run, others
+        self.found = _read_backup(path, run)
+        self.done = int(self.found.get("epochs", 0))
+
+    def on_train_begin(self, logs=None):
+        if self.found:
+            self.model.optimizer.build(self.model.trainable_variables)
+            for part, variables in _variables(self.model).items():
+                for variable, value in zip(variables, _listed(part, self.found), strict=True):
+                    variable.assign(value)
+        for other in self.others:  # they have just begun to count anew
+            name = type(other).__name__
+            for count in _COUNTS:
+                if (value := self.found.get(f"{name}/{count}")) is not None:
+                    setattr(other, count, value.item())
+            if weights := _listed(f"{name}/best_weights", self.found):
+                other.best_weights = weights
+
+    def on_epoch_end(self, epoch, logs=None):
+        done = self.params["epochs"] if self.model.stop_training else epoch + 1  # one that stopped early is done, too
+        arrays = {"run": self.run, "epochs": done}
+        for part, variables in _variables(self.model).items():
+            arrays |= _numbered(part, map(keras.ops.convert_to_numpy, variables))
+        for other in self.others:
+            name, counts = type(other).__name__, vars(other)
+            arrays |= {f"{name}/{count}": counts[count] for count in _COUNTS if counts.get(count) is not None}
+            arrays |= _numbered(f"{name}/best_weights", counts.get("best_weights") or [])
+        _write_npz(self.path, arrays, np.savez)
+
+    def on_train_end(self, logs=None):
+        self.path.unlink(missing_ok=True)
+
+
+def _variables(model: keras.Model) -> dict[str, list]:
+    "All that a training changes in a network and its optimizer, the state of the dice included."
+    return {"network": model.variables, "optimizer": model.optimizer.variables}
+
+
+def _numbered(name: str, arrays: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    "Arrays under a name and their number."
+    return {f"{name}/{i:03d}": array for i, array in enumerate(arrays)}
+
+
+def _listed(name: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    "The arrays that were numbered under a name."
+    return [array for key, array in arrays.items() if key.rpartition("/")[0] == name and key[-3:].isdigit()]
+
+
+def _read_backup(path: Path, run: str) -> dict[str, np.ndarray]:
+    "What a backup holds of this run; one of another run, or a damaged one, is thrown away."
+    try:
+        with np.load(path) as file:
+            if str(file["run"]) == run:
+                return {key: file[key] for key in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass
+    path.unlink(missing_ok=True)
+    return {}
+
+# %% ../nbs/03_training.ipynb #fit
 class _Clock(keras.callbacks.Callback):
     "Keeps how many seconds the epochs of a run have taken, over all the times it was gone on with."
 
     def __init__(self, path: Path):
         super().__init__()
-        self.path = path
+        self.path, self.seconds = path, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        before = float(self.path.read_text()) if epoch and self.path.exists() else 0.0
-        _write(self.path, f"{before + time.monotonic() - self.start:.1f}\n".encode())
+        self.seconds += time.monotonic() - self.start
+        _write(self.path, f"{self.seconds:.1f}\n".encode())
 
 
+@_alone
 def fit(
     recipe: Recipe,
     sets: dict[str, tuple[np.ndarray, np.ndarray]],  # name → pixels uint8 (n, 28, 28), labels (n,)
@@ -391,19 +511,25 @@ def fit(
 ) -> keras.Model:
     "Train a recipe's network, going on from the last epoch that `folder` knows of; one line per epoch."
     folder = Path(folder)
-    done = _epochs_done(folder, _fingerprint(recipe, sets))
     keras.utils.set_random_seed(recipe.seed)
     model = _compiled(recipe)
     if start is not None:
         model.set_weights(start)
-    backup = keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=True)
-    log = keras.callbacks.CSVLogger(folder / "log.csv", append=done > 0)
-    kept = [backup, log, _Clock(folder / "seconds.txt"), *(CALLBACKS[name](folder) for name in recipe.callbacks)]
+    counting = [_Clock(folder / "seconds.txt"), *(CALLBACKS[name](folder) for name in recipe.callbacks)]
+    backup = _Backup(folder / "backup.npz", _fingerprint(recipe, sets), counting)
+    _keep_rows(folder / "log.csv", backup.done)
+    log = keras.callbacks.CSVLogger(folder / "log.csv", append=backup.done > 0)
     if validation is not None:
         validation = (_unit(validation[0]), validation[1])
-    common = dict(epochs=recipe.epochs, validation_data=validation, callbacks=[*kept, *callbacks], verbose=2)
+    common = dict(
+        epochs=recipe.epochs,
+        initial_epoch=backup.done,
+        validation_data=validation,
+        callbacks=[log, *counting, *callbacks, backup],
+        verbose=2,
+    )
     if recipe.steps:
-        numbered = batches(sets, recipe, start=done * recipe.steps)
+        numbered = batches(sets, recipe, start=backup.done * recipe.steps)
         model.fit(numbered, steps_per_epoch=recipe.steps, shuffle=False, **common)
     else:
         pixels, labels = (np.concatenate([sets[name][i] for name in recipe.sets]) for i in (0, 1))
@@ -411,18 +537,10 @@ def fit(
     return model
 
 
-def _epochs_done(folder: Path, run: str) -> int:
-    "How many epochs of this run `folder` has kept; what it holds of another run, or damaged, is thrown away."
-    folder.mkdir(parents=True, exist_ok=True)
-    mark, metadata = folder / "run.sha256", folder / "backup" / "training_metadata.json"
-    try:
-        if mark.read_text() == run:
-            return json.loads(metadata.read_text())["epoch"]
-    except (OSError, ValueError, KeyError):
-        pass
-    shutil.rmtree(folder / "backup", ignore_errors=True)
-    mark.write_text(run)
-    return 0
+def _keep_rows(log: Path, epochs: int) -> None:
+    "Leave in a log the rows of the epochs that are done: a run may have been stopped between the row and the backup."
+    if epochs and log.exists():
+        _write(log, b"".join(log.read_bytes().splitlines(keepends=True)[: 1 + epochs]))
 
 
 def _unit(pixels: np.ndarray) -> np.ndarray:
@@ -533,6 +651,7 @@ def _run_shared(recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None
     return {"held_out": held_out, "logits": _shipped_logits(content, kind.pixels[held_out])}
 
 # %% ../nbs/03_training.ipynb #out-of-fold
+@_alone
 def out_of_fold(
     recipe: Recipe,
     kinds: dict[str, Kind],  # by name; the first is also asked about by the original's protocol
@@ -601,8 +720,14 @@ def _each(function: Callable, calls: list[tuple], jobs: int) -> list:
     "What a function gives for each tuple of arguments, in order."
     if jobs == 1:
         return [function(*call) for call in calls]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         return list(pool.map(function, *zip(*calls, strict=True)))
+
+
+def _end_with_parent() -> None:
+    "Have this process end when the one that started it does: were that killed, it would go on writing to the folder."
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _kept(folder: Path, run: Callable, recipe: Recipe, kinds: dict[str, Kind]) -> dict[str, np.ndarray]:
@@ -624,15 +749,6 @@ def _base_weights(recipe: Recipe, kinds: dict[str, Kind], runs: Path) -> list[np
         return None
     known = {name: _knowing(kinds[name], kinds[name].fold < 0) for name in recipe.base.sets}
     return _weights(recipe.base, known, runs / ("base" if recipe.size == SIZE else f"choices/base-{recipe.size}"))
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    "Write arrays to a compressed file, whole or not at all."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(part, path)
 
 # %% ../nbs/03_training.ipynb #ablations
 ABLATED_FOLDS = (0, 1)
@@ -671,6 +787,7 @@ ABLATIONS = {  # without a base all steps are taken in the one part there is
 }
 
 
+@_alone
 def ablate(
     folder: Path,  # gets <name>.npz; runs/<name>/ below it keeps what is done, so that a stopped call goes on
     ablations: dict[str, Recipe] = ABLATIONS,  # by name; `SEEDS` for the whole recipe with other seeds
@@ -718,6 +835,7 @@ CANDIDATES = {
 SPOILT = (("rotation", -15.0), ("rotation", 15.0), ("stroke width", 1 / 4), ("blur", 0.02))  # as in 09's grid
 
 
+@_alone
 def choose(
     candidates: dict[str, Recipe],  # by name; those for digits of one size have the same base
     load: Callable[[int], dict[str, Kind]],  # size → what they train on and what else is asked about, by name
@@ -846,14 +964,10 @@ def write_artefact(
     metrics: dict,  # measured figures with their protocol
     seconds: float | None = None,  # that the training took
 ) -> None:
-    "Write model.keras, model.tflite and model.json."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = _giving_logits(model)
-    part = folder / "part.keras"
-    model.save(part, include_optimizer=False)
-    os.replace(part, folder / "model.keras")
-    _write(folder / "model.tflite", networks.to_litert(model))
+    "Write model.keras, model.tflite and model.json; what the folder held before is whole until all are there."
+    folder, model = Path(folder), _giving_logits(model)
+    _settle(folder)
+    files = _write_next(folder / NEXT, model)
     packages = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "pillow")
     description = {
         "format": FORMAT,
@@ -871,9 +985,34 @@ def write_artefact(
         "versions": {"python": platform.python_version()} | _versions(packages),
         "metrics": metrics,
         "parameters": model.count_params(),
-        "files": {name: _digest((folder / name).read_bytes()) for name in ("model.keras", "model.tflite")},
+        "files": files,
     }
     _write(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
+    _settle(folder)
+
+
+def _write_next(folder: Path, model: keras.Model) -> dict[str, dict]:  # name → digest
+    "Write the network's files, both or none."
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        model.save(folder / "model.keras", include_optimizer=False)
+        (folder / "model.tflite").write_bytes(networks.to_litert(model))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return {name: _digest((folder / name).read_bytes()) for name in ("model.keras", "model.tflite")}
+
+
+def _settle(folder: Path) -> None:
+    "Put the new files that model.json names in their places, also those of a call that was stopped before it could."
+    if not (folder / NEXT).exists():
+        return
+    path = folder / "model.json"
+    for name, digest in (json.loads(path.read_text())["files"] if path.exists() else {}).items():
+        new = folder / NEXT / name
+        if new.exists() and _digest(new.read_bytes()) == digest:
+            os.replace(new, folder / name)
+    shutil.rmtree(folder / NEXT)
 
 
 def _digest(data: bytes) -> dict:
@@ -894,6 +1033,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 # %% ../nbs/03_training.ipynb #train
+@_alone
 def train(
     folder: Path,  # models/<name>: gets the artefact
     recipe: Recipe,

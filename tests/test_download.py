@@ -1,9 +1,13 @@
 """Downloads from a server on this machine that cuts the body short, spoils it, or stalls: whole files or none."""
 
 import base64
+import errno
 import gzip
 import hashlib
 import io
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -267,3 +271,38 @@ def test_the_kaggle_set_comes_through_kagglehub(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="kaggle: handwritten-digits-0-9 is not there, and its download failed"):
         load("kaggle", root=tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
+
+
+CHILD = "import sys; from eigen_digits.data import fetch; fetch(*sys.argv[1:])"
+
+
+def test_a_killed_download_leaves_the_file_that_was_there(server, tmp_path):
+    (tmp_path / "digits.bin").write_bytes(b"before")
+    command = [sys.executable, "-c", CHILD, server.url("stall", "digits.bin"), str(tmp_path / "digits.bin")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        while not any(path.stat().st_size for path in tmp_path.glob(".digits.bin.*.part")):
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert (tmp_path / "digits.bin").read_bytes() == b"before"
+    fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+    assert (tmp_path / "digits.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("room", [0, 1, len(BODY) // 2, len(BODY) - 1])
+def test_a_full_disk_leaves_the_file_that_was_there(server, tmp_path, room):
+    """The system itself refuses, in the midst of writing, what goes beyond `room`."""
+    resource = pytest.importorskip("resource", reason="limits of a process are set as on Unix")
+    (tmp_path / "digits.bin").write_bytes(b"before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(DataError, match=os.strerror(errno.EFBIG)):
+            fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "digits.bin").read_bytes() == b"before"
+    assert files_in(tmp_path) == ["digits.bin"]
+    fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+    assert (tmp_path / "digits.bin").read_bytes() == BODY

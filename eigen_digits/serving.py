@@ -15,6 +15,7 @@ import asyncio
 import io
 import os
 import tempfile
+import warnings
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,17 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from . import __version__
@@ -109,6 +120,8 @@ class BadShape(BaseModel):
 # %% ../nbs/06_serving.ipynb #v2-models
 _POINTS = 10_000  # of all strokes together
 _Coordinate = Annotated[float, Field(ge=-10_000, le=10_000, allow_inf_nan=False)]
+# In JSON 280.0 is an integer, too.
+_Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
 _Stroke = Annotated[list[Annotated[list[_Coordinate], Field(min_length=2, max_length=2)]], Field(max_length=_POINTS)]
 _Shown = Literal["seen", "why"]
 
@@ -138,7 +151,7 @@ class StrokesQuestion(_Question):
         description="Each stroke a list of points [x, y] in pixels, x to the right and y down; 10,000 points in all",
         examples=[_SEVEN],
     )
-    size: int = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
+    size: _Whole = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
     width: float = Field(BRUSH, ge=0.5, le=250, description="Pixels, the width of the pen", allow_inf_nan=False)
 
     @field_validator("strokes")
@@ -189,7 +202,9 @@ class Answer(BaseModel):
     """What a model says of one question."""
 
     digit: _Digit | None = Field(description="The best guess, 0 to 9; null where nothing is drawn", examples=[7])
-    confidence: _Probability | None = Field(description="Its calibrated probability, to four decimals", examples=[0.9863])
+    confidence: _Probability | None = Field(
+        description="Its calibrated probability, to four decimals", examples=[0.9863]
+    )
     probabilities: Annotated[list[_Probability], Field(min_length=10, max_length=10)] | None = Field(
         description="Of the digits 0 to 9, if it is a digit at all"
     )
@@ -707,6 +722,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warnings.filterwarnings("ignore", module="PIL")  # no file shall fill the log with all that is odd about it
         app.state.recognizer = Recognizer.load(settings.model) if recognizer is None else recognizer
         if app.state.recognizer.predict(rasterize(_SEVEN)).reason != "empty":
             app.state.warm = app.state.recognizer

@@ -32,6 +32,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # what pictures of dig
 _OUTSIZED = f"the picture has {{}} pixels; send one of {SMALLEST}×{SMALLEST} to 5000×5000 pixels"
 
 # %% ../nbs/01_preprocessing.ipynb #open-bytes
+_SCANS = 500  # of a progressive JPEG: a dozen is usual, some more are found by chance, and each costs a pass
+_SIDES = 256, 257, 322, 323  # the tags of a TIFF that say how wide and long it is, and each of its tiles
+
+
 def open_image(
     data: bytes,  # the bytes of an image file
 ) -> Image.Image:  # its header is read, its pixels are not
@@ -47,7 +51,19 @@ def open_image(
     except Exception as error:  # Pillow raises many kinds for broken headers
         raise ImageError("the data is not a picture; send a PNG, JPEG, WebP, BMP or TIFF file") from error
     _check_size(*image.size)
+    _check_work(image, data)
     return image
+
+
+def _check_work(image: Image.Image, data: bytes) -> None:
+    "Refuse a picture whose few pixels hide a lot of work, or of memory."
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCANS:
+        raise ImageError(f"the JPEG picture is drawn in more than {_SCANS} scans; save it anew and send that")
+    sides = [image.tag_v2.get(tag) for tag in _SIDES] if image.format == "TIFF" else []
+    if sides and all(isinstance(side, int) and side > 0 for side in sides):  # else there are no tiles
+        width, length, across, down = sides
+        if ceil(width / across) * across * ceil(length / down) * down > 2 * LARGEST:
+            raise ImageError("the TIFF picture is smaller by far than its tiles; save it anew without and send that")
 
 
 def _open_bytes(

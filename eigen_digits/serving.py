@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['Question', 'NO_INK', 'v1', 'v2', 'pages', 'operating', 'Status', 'PredictRequest', 'PredictResponse', 'Problem',
-           'PictureQuestion', 'StrokesQuestion', 'Batch', 'ModelName', 'Alternative', 'Answer', 'Refusal',
-           'BatchAnswer', 'ModelCard', 'picture_bytes', 'Settings', 'DevSettings', 'ProdSettings', 'TestSettings',
-           'SettingsError', 'get_settings', 'config', 'get_recognizer', 'status', 'predict', 'predict_v2', 'answered',
-           'predict_batch', 'model', 'page', 'docs', 'Health', 'Readiness', 'healthz', 'readyz', 'metrics',
-           'create_app', 'serve']
+           'Mistake', 'BadShape', 'PictureQuestion', 'StrokesQuestion', 'Batch', 'ModelName', 'Alternative', 'Answer',
+           'Refusal', 'BatchAnswer', 'ModelCard', 'picture_bytes', 'Settings', 'DevSettings', 'ProdSettings',
+           'TestSettings', 'SettingsError', 'get_settings', 'config', 'get_recognizer', 'status', 'predict',
+           'predict_v2', 'answered', 'predict_batch', 'model', 'page', 'docs', 'Health', 'Readiness', 'healthz',
+           'readyz', 'metrics', 'create_app', 'serve']
 
 # %% ../nbs/06_serving.ipynb #imports
 import asyncio
 import io
 import os
 import tempfile
+import warnings
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,17 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from . import __version__
@@ -55,11 +66,20 @@ from eigen_digits.middleware import (
 from .preprocessing import BRUSH, CANVAS, ImageError, open_image, rasterize
 
 # %% ../nbs/06_serving.ipynb #models
+_SEVEN = [[[80, 70], [195, 66], [150, 140], [120, 225]], [[105, 145], [180, 140]]]
+_SEVEN_PNG = (  # the same on 28×28 pixels
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcAQAAAABaduI5AAAARklEQVR42nXNsQ2AQAwEwbVFAXRAKXyplEQpRiKBZAmeACRIThPthbAl"
+    "wOcYY9cQLl3oXImQ0MCaKlkBD+sZON+9/Vb8XV4m0xTSD9Pf5QAAAABJRU5ErkJggg=="
+)
+_Digit = Annotated[int, Field(ge=0, le=9)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
 class Status(BaseModel):
     """The answer of `GET /api/v1/`."""
 
-    status: str = "ok"
-    message: str = "Digit Recognizer API is running."
+    status: str = Field("ok", description="Always the same")
+    message: str = Field("Digit Recognizer API is running.", description="The same, for a person")
 
 
 class PredictRequest(BaseModel):
@@ -67,15 +87,15 @@ class PredictRequest(BaseModel):
 
     image_base64: str = Field(
         description="A picture of one digit as a data URL, or the base64 part of one",
-        examples=["data:image/png;base64,iVBORw0KGgo…"],
+        examples=[f"data:image/png;base64,{_SEVEN_PNG}"],
     )
 
 
 class PredictResponse(BaseModel):
     """The answer of `POST /api/v1/predict`."""
 
-    predicted_digit: int = Field(description="The digit, 0 to 9", examples=[7])
-    confidence: float = Field(description="Its calibrated probability, to four decimals", examples=[0.9863])
+    predicted_digit: _Digit = Field(description="The digit, 0 to 9", examples=[7])
+    confidence: _Probability = Field(description="Its calibrated probability, to four decimals", examples=[0.9863])
 
 
 class Problem(BaseModel):
@@ -83,16 +103,27 @@ class Problem(BaseModel):
 
     detail: str = Field(description="What is wrong, and what to send")
 
+
+class Mistake(BaseModel):
+    """What is wrong with one part of a body."""
+
+    type: str = Field(description="What kind of mistake it is, in a word for programs", examples=["missing"])
+    loc: list[str | int] = Field(description="Where it is, from the outside in", examples=[["body", "image_base64"]])
+    msg: str = Field(description="What is wrong, for a person", examples=["Field required"])
+
+
+class BadShape(BaseModel):
+    """The answer to a body of the wrong shape."""
+
+    detail: list[Mistake] = Field(description="All mistakes that were found")
+
 # %% ../nbs/06_serving.ipynb #v2-models
 _POINTS = 10_000  # of all strokes together
 _Coordinate = Annotated[float, Field(ge=-10_000, le=10_000, allow_inf_nan=False)]
+# In JSON 280.0 is an integer, too.
+_Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
 _Stroke = Annotated[list[Annotated[list[_Coordinate], Field(min_length=2, max_length=2)]], Field(max_length=_POINTS)]
 _Shown = Literal["seen", "why"]
-_SEVEN = [[[80, 70], [195, 66], [150, 140], [120, 225]], [[105, 145], [180, 140]]]
-_SEVEN_PNG = (  # the same on 28×28 pixels
-    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcAQAAAABaduI5AAAARklEQVR42nXNsQ2AQAwEwbVFAXRAKXyplEQpRiKBZAmeACRIThPthbAl"
-    "wOcYY9cQLl3oXImQ0MCaKlkBD+sZON+9/Vb8XV4m0xTSD9Pf5QAAAABJRU5ErkJggg=="
-)
 
 
 class _Question(BaseModel):
@@ -120,7 +151,7 @@ class StrokesQuestion(_Question):
         description="Each stroke a list of points [x, y] in pixels, x to the right and y down; 10,000 points in all",
         examples=[_SEVEN],
     )
-    size: int = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
+    size: _Whole = Field(CANVAS, ge=28, le=1000, description="Pixels on a side of the square that was drawn on")
     width: float = Field(BRUSH, ge=0.5, le=250, description="Pixels, the width of the pen", allow_inf_nan=False)
 
     @field_validator("strokes")
@@ -163,16 +194,20 @@ class ModelName(BaseModel):
 class Alternative(BaseModel):
     """A digit that it may be, too."""
 
-    digit: int = Field(description="0 to 9", examples=[1])
-    probability: float = Field(description="Calibrated, to four decimals", examples=[0.0131])
+    digit: _Digit = Field(description="0 to 9", examples=[1])
+    probability: _Probability = Field(description="Calibrated, to four decimals", examples=[0.0131])
 
 
 class Answer(BaseModel):
     """What a model says of one question."""
 
-    digit: int | None = Field(description="The best guess, 0 to 9; null where nothing is drawn", examples=[7])
-    confidence: float | None = Field(description="Its calibrated probability, to four decimals", examples=[0.9863])
-    probabilities: list[float] | None = Field(description="Of the digits 0 to 9, if it is a digit at all")
+    digit: _Digit | None = Field(description="The best guess, 0 to 9; null where nothing is drawn", examples=[7])
+    confidence: _Probability | None = Field(
+        description="Its calibrated probability, to four decimals", examples=[0.9863]
+    )
+    probabilities: Annotated[list[_Probability], Field(min_length=10, max_length=10)] | None = Field(
+        description="Of the digits 0 to 9, if it is a digit at all"
+    )
     alternatives: list[Alternative] = Field(description="What else it may be, the likeliest first")
     is_digit: bool = Field(description="Whether to act on the guess")
     reason: Literal["empty", "several", "other", "unsure"] | None = Field(
@@ -182,7 +217,7 @@ class Answer(BaseModel):
     why: list[list[float]] | None = Field(
         None, description="On request: of each of the 28×28, how many nats its ink spoke for the digit, or against it"
     )
-    model: ModelName
+    model: ModelName = Field(description="Which model says so")
 
 
 class Refusal(BaseModel):
@@ -392,20 +427,26 @@ _REFUSALS = {
     503: "The server has enough to do, or took too long; the header Retry-After says when to try again",
 }
 _REFUSED = {status: {"model": Problem, "description": text} for status, text in _REFUSALS.items()}
+_AGAIN = {"Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer"}}}
+for _status in 429, 503:
+    _REFUSED[_status]["headers"] = _AGAIN
 _BAD_PICTURE = {400: {"model": Problem, "description": "The picture is empty or cannot be read"}}
+_BAD_SHAPE = {422: {"model": BadShape, "description": "The body has the wrong shape"}}
 
 v1 = APIRouter(prefix="/api/v1", tags=["v1"], responses=_REFUSED)
 
 
-@v1.get("/")
+@v1.get("/", summary="Whether the service is up")
 async def status() -> Status:
     """Say that the service is up."""
     return Status()
 
 
-@v1.post("/predict", response_model=PredictResponse, responses=_BAD_PICTURE)
+@v1.post(
+    "/predict", response_model=PredictResponse, responses=_BAD_PICTURE | _BAD_SHAPE, summary="Read a picture in JSON"
+)
 async def predict(body: PredictRequest, request: Request, recognizer: _Shared) -> Response:
-    """Recognise the digit on one picture: PNG, JPEG, WebP or BMP, dark ink on light paper or the other way round."""
+    """Recognise the digit on one picture: a PNG, JPEG, WebP, BMP, GIF or TIFF, of either polarity."""
     prediction = await _recognise(request, recognizer, open_image(picture_bytes(body.image_base64)))
     if prediction.reason == "empty":
         raise ImageError(NO_INK)
@@ -416,17 +457,14 @@ v2 = APIRouter(prefix="/api/v2", tags=["v2"], responses=_REFUSED)
 
 _PICTURES = tuple(f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp", "gif", "tiff"))
 _QUESTION, _BATCH = TypeAdapter(Question), TypeAdapter(Batch)
-_BAD_SHAPE = {
-    "description": "The body has the wrong shape",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
-}
 _BAD_TYPE = {415: {"model": Problem, "description": "The body is neither JSON nor one of these kinds of picture"}}
 
 
 @v2.post(
     "/predict",
     response_model=Answer,
-    responses=_BAD_PICTURE | _BAD_TYPE,
+    responses=_BAD_PICTURE | _BAD_TYPE | _BAD_SHAPE,
+    summary="Read a picture, or strokes",
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -530,13 +568,13 @@ def _data_url(pixels: np.ndarray) -> str:
 @v2.post(
     "/predict/batch",
     response_model=BatchAnswer,
-    responses=_BAD_TYPE,
+    responses=_BAD_TYPE | _BAD_SHAPE,
+    summary="Read several",
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Batch"}}},
         },
-        "responses": {422: _BAD_SHAPE},
     },
 )
 async def predict_batch(request: Request, recognizer: _Shared) -> Response:
@@ -574,7 +612,7 @@ def _refusal(status: int, detail: str) -> Refusal:
     return Refusal(status=status, detail=detail)
 
 
-@v2.get("/model")
+@v2.get("/model", summary="Which model answers")
 async def model(recognizer: _Shared) -> ModelCard:
     """Say which model answers, what it was trained on, and how right it is."""
     fields = ModelCard.model_fields.keys() - {"name", "digest"}
@@ -613,30 +651,31 @@ def docs(request: Request) -> Response:
     return page
 
 # %% ../nbs/06_serving.ipynb #operating
-operating = APIRouter(tags=["operating"])
-_NOT_READY = {503: {"model": Problem, "description": "The model has not read its first digit"}}
+# Bodies are limited everywhere, but not the number of requests.
+operating = APIRouter(tags=["operating"], responses={status: _REFUSED[status] for status in (408, 413, 503)})
+_NOT_READY = {503: _REFUSED[503] | {"description": "The model has not read its first digit; Retry-After says more"}}
 
 
 class Health(BaseModel):
     """The answer of `GET /healthz`."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field("ok", description="Always the same")
 
 
 class Readiness(BaseModel):
     """The answer of `GET /readyz`."""
 
-    status: Literal["ready"] = "ready"
-    model: ModelName
+    status: Literal["ready"] = Field("ready", description="Always the same")
+    model: ModelName = Field(description="Which model is ready")
 
 
-@operating.get("/healthz")
+@operating.get("/healthz", summary="Whether the process is alive")
 async def healthz() -> Health:
     """Say that the process is alive."""
     return Health()
 
 
-@operating.get("/readyz", responses=_NOT_READY)
+@operating.get("/readyz", responses=_NOT_READY, summary="Whether a digit would be read")
 async def readyz(request: Request) -> Readiness:
     """Say that the model is loaded and has read a digit."""
     recognizer = getattr(request.app.state, "warm", None)
@@ -645,7 +684,15 @@ async def readyz(request: Request) -> Readiness:
     return Readiness(model=ModelName(name=recognizer.name, digest=recognizer.digest))
 
 
-@operating.get("/metrics", responses={404: {"model": Problem, "description": "The settings do not open it"}})
+@operating.get(
+    "/metrics",
+    response_class=Response,  # of no kind, so that the refusals stay JSON
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        404: {"model": Problem, "description": "The settings do not open it"},
+    },
+    summary="Counts for Prometheus",
+)
 async def metrics(request: Request) -> Response:
     """Give all counts in Prometheus's text format."""
     if not request.app.state.settings.metrics:
@@ -675,6 +722,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warnings.filterwarnings("ignore", module="PIL")  # no file shall fill the log with all that is odd about it
         app.state.recognizer = Recognizer.load(settings.model) if recognizer is None else recognizer
         if app.state.recognizer.predict(rasterize(_SEVEN)).reason != "empty":
             app.state.warm = app.state.recognizer

@@ -183,6 +183,13 @@ def test_bodies_of_the_wrong_shape_get_422(client, body):
     assert {"type", "loc", "msg"} == set(answer.json()["detail"][0])
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"strokes":' * 5000, "[" * 500 + "]" * 500])
+def test_json_that_is_nested_deeply_is_refused(client, text):
+    json_ = {"Content-Type": "application/json"}
+    for path in "v1/predict", "v2/predict", "v2/predict/batch":
+        assert client.post(f"/api/{path}", content=text.encode(), headers=json_).status_code in (400, 422)
+
+
 def test_the_wrong_method_or_address_is_said_so(client):
     assert client.get("/api/v1/predict").status_code == 405
     assert client.post("/api/v1/predictions").status_code == 404

@@ -1140,3 +1140,25 @@ def test_nothing_moves_where_the_system_asks_for_that(browser, address):
     for wish, some in (("reduce", False), ("no-preference", True)):
         with opened(browser, address, reduced_motion=wish) as page:
             assert (page.evaluate(f"[...{durations}]") != ["0s"]) == some
+
+
+def test_page_and_description_break_no_policy_and_ask_nobody_else(browser, address):
+    with opened(browser, address) as page:
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.reload()
+        draw(page, DIGITS[7])
+        answered(page)
+        page.locator("#why").click()
+        answered(page)
+        page.goto(f"{address}docs")
+        page.locator("#operations-v2-predict_v2_api_v2_predict_post").click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
+        ARTIFACTS.mkdir(exist_ok=True)
+        page.screenshot(path=ARTIFACTS / "docs.png")
+        assert said == []
+        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []

@@ -67,7 +67,7 @@ class Limited:
     ):
         self.app, self.limits, self.only = app, limits, only
         self.held = self.busy = 0  # bytes of bodies, requests being answered
-        self._is_allowed = _rate_limiter(limits.rate) if limits.rate else None
+        self._wait = _rate_limiter(limits.rate) if limits.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
         "Let a request through, or refuse it."
@@ -85,9 +85,11 @@ class Limited:
             held.release()
 
     async def _check_rate(self, scope: Scope):
-        client = (scope.get("client") or ("?",))[0]
-        if self._is_allowed and scope["path"].startswith(self.only) and not await self._is_allowed(client):
-            raise Refused(429, f"More requests than {self.limits.rate} came from this address; send fewer.", 60, True)
+        if self._wait is None or not scope["path"].startswith(self.only):
+            return
+        if seconds := await self._wait((scope.get("client") or ("?",))[0]):
+            text = f"More requests than {self.limits.rate} came from this address; send fewer."
+            raise Refused(429, text, seconds, close=True)
 
     async def _received(self, scope: Scope, receive: Receive, held: "_Held") -> bool:
         "Receive the body; whether the client is still there."
@@ -156,17 +158,17 @@ class _Held:
 
 
 def _rate_limiter(rate: str):
-    "A function that counts a request of a client and says whether it is allowed; `limits` keeps the counts."
+    "A function that counts a request of a client, and says for how long it must wait; `limits` keeps the counts."
     from limits import parse
     from limits.aio.storage import MemoryStorage
     from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
     item, limiter = parse(rate), SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    async def is_allowed(client: str) -> bool:
-        return await limiter.hit(item, client)
+    async def wait(client: str) -> int:  # seconds, after which it is allowed again for sure
+        return 0 if await limiter.hit(item, client) else item.get_expiry()
 
-    return is_allowed
+    return wait
 
 # %% ../nbs/10_middleware.ipynb #metrics
 _REGISTRY = CollectorRegistry()
@@ -246,7 +248,7 @@ def content_policy(
     found = {kind: re.findall(f"<{kind}>(.*?)</{kind}>", html, re.DOTALL) for kind in ("script", "style")}
     sources = {"default-src": ["'none'"]}
     sources |= {f"{kind}-src": [_source(text) for text in texts] for kind, texts in found.items()}
-    sources |= {"img-src": ["'self'", "data:", "blob:"], "connect-src": ["'self'"]}
+    sources |= {"img-src": ["data:", "blob:"], "connect-src": ["'self'"]}
     sources |= {name: ["'none'"] for name in ("base-uri", "form-action", "frame-ancestors")}
     for directive in also:
         name, *more = directive.split()

@@ -646,7 +646,8 @@ def docs(request: Request) -> Response:
         swagger_css_url=f"{root}/static/swagger-ui.css",
         swagger_favicon_url=f"{root}/static/favicon.png",
     )
-    policy = content_policy(page.body.decode(), "script-src 'self'", "style-src 'self' 'unsafe-inline'")
+    more = "script-src 'self'", "style-src 'self' 'unsafe-inline'", "img-src 'self'"
+    policy = content_policy(page.body.decode(), *more)
     page.headers["Content-Security-Policy"] = policy
     return page
 

@@ -1,18 +1,35 @@
-"""What several test modules share: the rule for skipped tests, and a copy of the repository to spoil."""
+"""What several test modules share: the rule for skipped tests, ports, pictures, a copy of the repository to spoil."""
 
+import io
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt").read_text(encoding="utf-8").splitlines()
 STRICT = os.environ.get("EIGEN_DIGITS_STRICT_SKIPS") == "1"
 
 unexpected_skips: list[str] = []
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    """A picture as a file."""
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
 
 
 def note_skip(report) -> None:

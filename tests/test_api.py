@@ -1,7 +1,6 @@
 """The API's contract: v1 to the byte, its errors, the settings, and the page it serves."""
 
 import base64
-import io
 import json
 import os
 import re
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import encoded
 from fastapi.testclient import TestClient
 from PIL import Image
 from uvicorn.importer import import_from_string
@@ -38,12 +38,6 @@ def saying(digit, confidence, is_digit=True, reason=None) -> Oracle:
 
 def client_of(recognizer=None, **settings) -> TestClient:
     return TestClient(serving.create_app(serving.TestSettings(_env_file=None, **settings), recognizer))
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    image.save(file, form)
-    return file.getvalue()
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
@@ -367,6 +361,13 @@ def test_a_rate_limit_counts_the_api_and_not_the_page():
         assert [client.get("/api/v1/").status_code for _ in range(3)] == [200, 200, 429]
         assert client.get("/api/v1/").headers["retry-after"] == "60"
         assert client.get("/").status_code == client.get("/healthz").status_code == 200
+
+
+def test_a_model_that_sees_no_digit_at_the_start_is_alive_and_not_ready():
+    with client_of(Oracle(Prediction(None, None, None, False, "empty"))) as client:
+        assert client.get("/healthz").status_code == 200
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_prod_keeps_its_counts_to_itself_until_it_is_told(bare, monkeypatch):

@@ -6,7 +6,6 @@ The heavy form, a minute of load among it: `EIGEN_DIGITS_HEAVY=1 pytest tests/te
 import asyncio
 import base64
 import http.client
-import io
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
+from conftest import encoded, free_port
 from PIL import Image
 
 from eigen_digits.inference import shipped_artefact
@@ -36,13 +36,6 @@ HOST, PATIENCE = "127.0.0.1", 60  # seconds, on a machine that is busy with othe
 SEVEN = [[(80, 70), (195, 66), (150, 140), (120, 225)], [(105, 145), (180, 140)]]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no SIGTERM")
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    """A picture as a file."""
-    file = io.BytesIO()
-    image.save(file, form)
-    return file.getvalue()
 
 
 PICTURE = encoded(rasterize(SEVEN))
@@ -64,13 +57,6 @@ class Server(NamedTuple):
     def memory(self) -> int:
         """Bytes of memory that it takes."""
         return psutil.Process(self.process.pid).memory_info().rss
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 def command(port: int, *options: str) -> list[str]:

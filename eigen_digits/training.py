@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CALLBACKS', 'RECIPES', 'OUTLIERS', 'ASKED', 'SIDE', 'ABLATED_FOLDS', 'SEEDS', 'ABLATIONS', 'CANDIDATES', 'SPOILT',
-           'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind', 'load_kind', 'load_kinds', 'augment', 'batches',
-           'FolderInUse', 'fit', 'predict_logits', 'out_of_fold', 'ablate', 'choose', 'load_choosing', 'read_choices',
-           'write_artefact', 'train']
+           'ALTERNATIVES', 'MARGIN', 'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind', 'load_kind', 'load_kinds',
+           'augment', 'batches', 'FolderInUse', 'fit', 'predict_logits', 'out_of_fold', 'ablate', 'choose',
+           'load_choosing', 'read_choices', 'compare', 'write_artefact', 'train']
 
 # %% ../nbs/03_training.ipynb #imports
 import csv
@@ -849,7 +849,7 @@ def choose(
     bases = _each(_base_weights, [(recipe, kinds[size], runs) for size, recipe in of_size.items()], jobs)
     starts = dict(zip(of_size, bases, strict=True))
     folds = 1 + max(kind.fold.max() for some in kinds.values() for kind in some.values())
-    pairs = sorted({tuple(sorted((fold, (fold + 1) % folds))) for fold in range(folds)})
+    pairs = _neighbours(folds)
     calls = [
         (
             runs / "choices" / name / f"{a}-{b}",
@@ -883,6 +883,11 @@ def load_choosing(
     return kinds
 
 
+def _neighbours(folds: int) -> list[tuple[int, int]]:
+    "The pairs of folds that follow each other, the last and the first among them."
+    return sorted({tuple(sorted((fold, (fold + 1) % folds))) for fold in range(folds)})
+
+
 def _shorter(recipe: Recipe) -> Recipe:
     "What is trained of a candidate to choose by: its second part, from a base that others share."
     return replace(recipe, epochs=min(recipe.epochs, 6), base=None, then=None)
@@ -905,8 +910,12 @@ def _run_pair(
     return answers
 
 
-def _chosen(found: dict[str, dict[tuple[int, int], dict[str, np.ndarray]]], folds: int) -> dict:
-    "The best candidate for each fold and for all, by what was found for each candidate, pair, and kind/fold."
+def _chosen(
+    found: dict[str, dict[tuple[int, int], dict[str, np.ndarray]]],  # candidate → pair → kind/fold → as `_run_pair`
+    folds: int,
+    margin: float = 0.0,  # share of its loss by which another must be better than the first candidate
+) -> dict:
+    "The best candidate for each fold and for all, with what was found."
     figures = {}
     for name, by_pair in found.items():
         asked = [[] for _ in range(folds)]  # for each fold, what was said of its neighbours
@@ -920,6 +929,7 @@ def _chosen(found: dict[str, dict[tuple[int, int], dict[str, np.ndarray]]], fold
             "count": {kind: int(rows[:, 2].sum()) for kind, rows in everything.items()},
         }
     by_fold = np.array([candidate["loss"] for candidate in figures.values()])
+    by_fold[0] *= 1 - margin
     names = list(figures)
     chosen = [names[i] for i in by_fold.argmin(axis=0)]
     return {"chosen": chosen, "shipped": names[by_fold.mean(axis=1).argmin()], "candidates": figures}
@@ -949,6 +959,49 @@ def read_choices(
     if unknown := [name for name in names if name not in candidates]:
         raise ValueError(f"{path}: {unknown[0]!r} is none of {', '.join(candidates)}; choose again")
     return [candidates[name] for name in names]
+
+# %% ../nbs/03_training.ipynb #alternatives
+_BRIEF = replace(_FIRST, epochs=6, then=None, base=replace(_FIRST.base, epochs=6), sets=RECIPES["eigen-digits"].sets)
+
+
+def _shaped(network: str) -> Recipe:
+    "The brief recipe for another network in both of its parts."
+    return replace(_BRIEF, network=network, base=replace(_BRIEF.base, network=network))
+
+
+_SAME_PEN = replace(_BRIEF.variation, thinner=0, fatter=0)
+ALTERNATIVES = {
+    "as it ships": _BRIEF,
+    "narrower": _shaped("narrow_net"),
+    "wider": _shaped("wide_net"),
+    "with pooling": _shaped("pooling_net"),
+    "MNIST not first": replace(_BRIEF, base=None, epochs=12),
+    "no other pens": replace(_BRIEF, variation=_SAME_PEN, base=replace(_BRIEF.base, variation=_SAME_PEN)),
+}
+MARGIN = 0.1  # share of its loss by which another must be better than what ships
+
+
+@_alone
+def compare(
+    alternatives: dict[str, Recipe],  # by name, the one at hand first
+    kinds: dict[str, Kind],  # what they train on and what else is asked about, by name
+    folder: Path,  # models/<name>: gets alternatives.json; runs/ below it keeps what is done, for a call to go on from
+    jobs: int = 1,  # processes that train, each on a core of its own
+) -> Path:  # the file written
+    "Hold a recipe against others as `choose` does, each with a base of its own; it stays unless one is clearly better."
+    runs, folds = Path(folder) / "runs" / "alternatives", 1 + max(kind.fold.max() for kind in kinds.values())
+    calls = [(recipe, kinds, runs / name, _neighbours(folds)) for name, recipe in alternatives.items()]
+    found = dict(zip(alternatives, _each(_run_alternative, calls, jobs), strict=True))
+    path = Path(folder) / "alternatives.json"
+    _write(path, (json.dumps(_chosen(found, folds, MARGIN), indent=1) + "\n").encode())
+    return path
+
+
+def _run_alternative(recipe: Recipe, kinds: dict[str, Kind], folder: Path, pairs: list) -> dict:
+    "Train a recipe without each pair of folds; what it said, by pair."
+    start = _base_weights(recipe, kinds, folder)
+    runs = {pair: partial(_run_pair, pair=pair, start=start) for pair in pairs}
+    return {(a, b): _kept(folder / f"{a}-{b}", run, recipe, kinds) for (a, b), run in runs.items()}
 
 # %% ../nbs/03_training.ipynb #artefact
 FORMAT = 3  # of model.json; a reader refuses what it does not know

@@ -492,7 +492,8 @@ class DigitCanvas(HBox):
             description="Brush", min=4, max=40, step=1, readout_format=".0f", layout=Layout(width=f"{CANVAS}px")
         )
         self._slider.style.description_width = "40px"
-        return VBox([sheet, HBox([self._undo, self._redo, clear, self._toggle]), self._slider])
+        self._tools = [self._undo, self._redo, clear, self._toggle]
+        return VBox([sheet, HBox(self._tools), self._slider])
 
     def _corrections(self) -> VBox:
         "A button for each digit, to say what it should have been."
@@ -543,7 +544,7 @@ class DigitCanvas(HBox):
             self.correct(int(key))
             return
         else:
-            on = self.paper.blur if shift else self._toggle.focus
+            on = self.paper.blur if shift else next(tool for tool in self._tools if not tool.disabled).focus
             does = {"Delete": self.clear, "Backspace": self.clear, "Tab": on, "Escape": self.paper.blur}.get(key)
         if does:
             does()

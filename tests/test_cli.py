@@ -60,6 +60,11 @@ def test_a_folder_as_jsonl(folder):
     assert set(broken) == {"path", "error"} and "not a picture" in broken["error"]
 
 
+def test_the_package_is_the_command_too(tmp_path):
+    done = run("--version", cwd=tmp_path, command=[sys.executable, "-m", "eigen_digits"])
+    assert (done.returncode, done.stdout.split()[-1]) == (0, __version__)
+
+
 def test_a_folder_as_csv(folder):
     done = run("predict", "in", "--format", "csv", cwd=folder)
     assert done.returncode == 1

@@ -426,13 +426,20 @@ def test_the_answer_is_in_words(page, answer, digit, said):
         assert bars.nth(7).inner_text().split()[0] == "7"
 
 
-def test_an_empty_canvas_is_told_to_draw(page):
+def test_an_empty_canvas_is_told_to_draw_and_predict_waits_for_ink(page):
+    asked, button = questions(page), page.get_by_role("button", name="Predict")
     assert words(page) == "draw something"
-    asked = questions(page)
-    assert predict(page) == ""
-    assert asked[-1]["strokes"] == []
+    assert button.get_attribute("aria-disabled") == "true"
+    button.click(force=True)
+    page.locator("body").press("Enter")
+    page.wait_for_timeout(100)
+    assert asked == []
     assert words(page) == "draw something"
     assert page.locator("#error").inner_text() == ""
+    draw(page, DIGITS[7])
+    assert button.get_attribute("aria-disabled") == "false"
+    page.keyboard.press("Delete")
+    assert button.get_attribute("aria-disabled") == "true"
 
 
 # Mouse, fingers and pen
@@ -582,6 +589,17 @@ def test_the_brush_is_that_of_the_whole_drawing(page):
     assert difference(picture(page), rasterize(drawn(page), width=26)) < 1
 
 
+@pytest.mark.parametrize("size", [PHONE, WIDE], ids=["phone", "wide"])
+def test_the_dot_beside_the_brush_is_as_wide_as_its_ink(browser, address, size):
+    with opened(browser, address, size) as page:
+        scale = page.locator("#paper").bounding_box()["width"] / SIDE
+        brush = page.get_by_role("slider", name="Brush width")
+        for width in (8, BRUSH, 32):
+            brush.fill(str(width))
+            dot = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.brush i'), '::before').width)")
+            assert dot == pytest.approx(width * scale, abs=0.1)
+
+
 def test_a_digit_key_says_what_it_is_until_the_drawing_is_another(page):
     page.keyboard.press("1")
     assert note(page) == "", "nothing is drawn"
@@ -684,6 +702,7 @@ def check_picture(page, asked: list[dict], digit: str) -> None:
     draw(page, DIGITS[1])
     assert answered(page) == "1"
     assert "image_base64" not in asked[-1]
+    page.get_by_role("alert").filter(has_text="Undo brings the picture back").wait_for()
 
 
 @pytest.mark.parametrize("button", ["Choose a picture", "Take a picture"])
@@ -745,15 +764,20 @@ def test_what_is_no_picture_is_refused_in_words_and_the_drawing_stays(page, tmp_
     strokes = drawn(page)
     path = tmp_path / "seven.txt"
     path.write_text("7")
+    page.clock.install()
     drop(page, path)
-    page.get_by_role("alert").filter(has_text="not a picture").wait_for()
+    refused = page.get_by_role("alert").filter(has_text="not a picture")
+    refused.wait_for()
+    assert answered(page) == "7", "the answer is there all the while"
+    assert page.locator("#answer").is_visible()
     assert page.get_by_role("button", name="Retry").is_hidden()
     assert drawn(page) == strokes
-    assert predict(page) == "7"
-    assert page.locator("#error").inner_text() == ""
+    page.clock.fast_forward(7000)
+    refused.wait_for(state="hidden")
     page.evaluate("navigator.clipboard.writeText('7')")
     page.keyboard.press("Control+v")
-    page.get_by_role("alert").filter(has_text="not a picture").wait_for()
+    refused.wait_for()
+    assert answered(page) == "7"
 
 
 # Answers in order, and servers that fail
@@ -1075,6 +1099,34 @@ def test_each_state_is_accessible_and_nothing_moves(each_look):
     page.get_by_role("alert").filter(has_text="cannot be reached").wait_for()
     check("failed")
     assert page.evaluate("moved") == 0
+
+
+def test_a_phone_shows_every_bar_and_how_to_correct_without_scrolling(browser, address):
+    with opened(browser, address, PHONE, **TOUCH) as page:
+        touch(page, DIGITS[7])
+        answered(page)
+        for place in (*page.locator("#bars button").all(), page.locator("#hint")):
+            box = place.bounding_box()
+            assert box["y"] + box["height"] <= PHONE[1], place
+
+
+@pytest.mark.parametrize("width", [320, 360, 800, 1280])
+def test_every_label_has_room_in_its_bar(browser, address, width):
+    with opened(browser, address, (width, 800)) as page:
+        page.route(PREDICT, lambda route: route.fulfill(json=reply(8, 0.999)))
+        draw(page, DIGITS[7])
+        answered(page)
+        best = page.locator("#bars button.best")
+        left, right = best.evaluate(
+            """bar => {
+                const inside = new Range();
+                inside.selectNodeContents(bar);
+                const { left, right } = inside.getBoundingClientRect();
+                return [left, right];
+            }"""
+        )
+        box = best.bounding_box()
+        assert box["x"] <= left < right <= box["x"] + box["width"]
 
 
 @pytest.mark.parametrize("size", [PHONE, WIDE], ids=["phone", "wide"])

@@ -337,7 +337,14 @@ def test_keys(page):
         answer(page).filter(has_text=f"you say {key}").wait_for()
     assert kernel(page, "canvas.correction") == 9
     page.keyboard.press("Tab")
-    page.wait_for_function("document.activeElement.textContent === 'Why'")
+    page.wait_for_function("document.activeElement.textContent === 'Undo'")
+    canvas_of(page).focus()
+    page.keyboard.press("Delete")
+    for _ in range(10):  # until there is nothing left to undo
+        page.keyboard.press("Control+z")
+    wait_until(page.get_by_role("button", name="Undo").is_disabled, "the first sheet")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.textContent === 'Redo'")
 
 
 def test_a_correction_by_button_lasts_as_long_as_the_drawing(page):

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 from .rounds import AS_INSTALLED, ROOT, MissingError, environment
 
 HOST = "127.0.0.1"
+_AS_SERVED = AS_INSTALLED | {"PYTHONDONTWRITEBYTECODE": None}
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
@@ -28,13 +29,13 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(app: str, **variables: str) -> Iterator[Server]:
+def running(app: str, python: str | Path = sys.executable, **variables: str) -> Iterator[Server]:
     """Start an application with uvicorn on a free port, which may not answer yet, and stop it at the end."""
     port = _free_port()
-    command = [sys.executable, "-m", "uvicorn", app, "--host", HOST, "--port", str(port)]
+    command = [python, "-m", "uvicorn", app, "--host", HOST, "--port", str(port)]
     command += ["--log-level", "warning", "--no-access-log"]
     with TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(AS_INSTALLED | variables), stderr=said)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(_AS_SERVED | variables), stderr=said)
         try:
             yield Server(process, port, said)
         finally:

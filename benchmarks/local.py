@@ -1,12 +1,10 @@
 """The package without a server: preprocessing, recognizer, folders, import and installed size."""
 
-import hashlib
 import io
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -14,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from . import environments
+from .environments import megabytes
 from .rounds import (
     AS_INSTALLED,
-    CACHE,
     ONE_THREAD,
     ROOT,
     Benchmark,
@@ -36,7 +35,8 @@ def _microseconds(call: Callable) -> tuple[float, object]:
     return (time.perf_counter_ns() - start) / 1e3, result
 
 
-def _decoded(data: bytes) -> Image.Image:
+def decoded(data: bytes) -> Image.Image:
+    """A picture with its pixels."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -61,7 +61,7 @@ def _preprocess(transparent: bool, count: int, rounds: int) -> Pairs:
     settings = read_artefact(shipped_artefact())[0]["preprocessing"]
 
     def measure(data: bytes) -> tuple[float, float]:
-        decoding, picture = _microseconds(lambda: _decoded(data))
+        decoding, picture = _microseconds(lambda: decoded(data))
         return _microseconds(lambda: preprocess(picture, **settings))[0], decoding
 
     pictures = [png(drawing, transparent) for drawing in drawings(count).images]
@@ -81,7 +81,7 @@ def _recognize(count: int, rounds: int) -> Pairs:
 
     recognizer, scans = Recognizer.load(), load("swiss").images
     some = np.random.default_rng(0).permutation(len(scans))[:count]
-    items = [(picture, recognizer.preprocess(picture)) for picture in (_decoded(scans[i]) for i in some)]
+    items = [(picture, recognizer.preprocess(picture)) for picture in (decoded(scans[i]) for i in some)]
 
     network = recognizer._network
 
@@ -116,11 +116,12 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def _seconds_for_folder(folder: Path, jobs: int) -> float:
+def seconds_for_folder(folder: Path, jobs: int) -> float:
+    """How long `eigen-digits predict` takes for a folder with so many processes."""
     return _seconds("predict", folder, "--jobs", str(jobs), code=_COMMAND)
 
 
-def _scans(folder: Path, count: int) -> None:
+def write_scans(folder: Path, count: int) -> None:
     """Write so many scans into a folder; where there are fewer, some are there under two names."""
     from eigen_digits.data import load
 
@@ -140,9 +141,9 @@ def folder_jobs(quick: bool) -> Pairs:
     _need_jobs()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _scans(folder, 500 if quick else 10_000)
-        _seconds_for_folder(folder, 2)
-        one, two = partial(_seconds_for_folder, folder, 1), partial(_seconds_for_folder, folder, 2)
+        write_scans(folder, 500 if quick else 10_000)
+        seconds_for_folder(folder, 2)
+        one, two = partial(seconds_for_folder, folder, 1), partial(seconds_for_folder, folder, 2)
         return alternate(one, two, 1 if quick else 5, "a folder, one process and two")
 
 
@@ -152,10 +153,10 @@ def folder_decoding(quick: bool) -> Pairs:
     count = 500 if quick else 10_000
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _scans(folder, count)
-        _seconds_for_folder(folder, 2)
+        write_scans(folder, count)
+        seconds_for_folder(folder, 2)
         return alternate(
-            lambda: count / 2 / _seconds_for_folder(folder, 2),
+            lambda: count / 2 / seconds_for_folder(folder, 2),
             lambda: count / _seconds(folder, code=_DECODE),
             1 if quick else 5,
             "a folder, and decoding it",
@@ -170,29 +171,9 @@ def importing(quick: bool) -> Pairs:
     return alternate(ours, numpy, 3 if quick else 21, "importing")
 
 
-def _installed(name: str, *requirements: str | Path, source: Iterable[Path]) -> float:
-    """Megabytes of an environment with nothing but these requirements; kept until what `source` names changes."""
-    folder = CACHE / name / ".venv"  # a name that linters leave alone
-    mark = folder / "installed"
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(source))).hexdigest()
-    if not mark.exists() or mark.read_text() != digest:
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-        pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "-qq", "--no-compile"]
-        # What else Python finds, such as this folder, must not look as if it were installed there.
-        subprocess.run([*pip, *requirements], cwd=folder, env=environment({"PYTHONPATH": None}), check=True)
-        mark.write_text(digest)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    files = (path for path in packages.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sum(path.stat().st_size for path in files) / 1e6
-
-
 def size(quick: bool) -> Pairs:
     """Megabytes of two fresh environments that serve, without pip and bytecode; the first call downloads them."""
-    package = [ROOT / "settings.ini", ROOT / "setup.py", *(ROOT / "models" / "eigen-digits").glob("model.*")]
-    package += [path for path in (ROOT / "eigen_digits").rglob("*") if path.suffix in (".py", ".html")]
-    listed = ROOT / "benchmarks" / "baseline" / "requirements.txt"
-    return [(_installed("ours", ROOT, source=package), _installed("baseline", "-r", listed, source=[listed]))]
+    return [(megabytes(environments.ours()), megabytes(environments.baseline()))]
 
 
 BENCHMARKS = {

@@ -1,28 +1,38 @@
-"""`python -m benchmarks.profile COMMIT`: where a request's time goes, at a commit and now; writes profile.json."""
+"""`python -m benchmarks.profile COMMIT`: where time and memory go; writes profile.json.
+
+A request step by step, at a commit and now; and as it is now the preprocessing of a drawing, a scan that is recognized,
+a folder of scans, and a server that starts.
+"""
 
 import argparse
 import asyncio
-import io
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .drawings import picture_bodies
-from .rounds import ROOT
+from .drawings import drawings, picture_bodies, png
+from .local import decoded, seconds_for_folder, write_scans
+from .rounds import AS_INSTALLED, ONE_THREAD, ROOT, alone, environment
+from .serving import ours_installed, seconds_to_answer
 
 PROFILE = ROOT / "benchmarks" / "profile.json"
 _ROUNDS = 5
+_REST = "the rest"
+
+Steps = dict[str, float]  # what each step takes
 
 
-def steps(bodies: list[str]) -> dict[str, float]:
+def steps(bodies: list[str]) -> Steps:
     """Microseconds of each step of a v1 request with these bodies, medians; the package is whichever is imported."""
     from eigen_digits import serving
 
@@ -30,37 +40,31 @@ def steps(bodies: list[str]) -> dict[str, float]:
     return asyncio.run(_steps(app, serving.picture_bytes, bodies))
 
 
-async def _steps(app, picture_bytes: Callable, bodies: list[str]) -> dict[str, float]:
+async def _steps(app, picture_bytes: Callable, bodies: list[str]) -> Steps:
     async with app.router.lifespan_context(app):
         await _ask(app, bodies[0].encode())  # what is made at the first request is made
         rows = [await _request(app, picture_bytes, body) for body in bodies]
     return _medians(rows)
 
 
-async def _request(app, picture_bytes: Callable, body: str) -> dict[str, float]:
+async def _request(app, picture_bytes: Callable, body: str) -> Steps:
     """Microseconds of each step of one request."""
     recognizer, text = app.state.recognizer, json.loads(body)["image_base64"]
-    whole, _ = await _timed(_ask, app, body.encode())
-    base64, data = await _timed(picture_bytes, text)
-    decoding, image = await _timed(_decoded, data)
-    preprocessing, pixels = await _timed(recognizer.preprocess, image)
-    network, _ = await _timed(recognizer._network, pixels)
+    start = time.perf_counter()
+    await _ask(app, body.encode())
+    whole = 1e6 * (time.perf_counter() - start)
+    base64, data = _timed(picture_bytes, text)
+    decoding, image = _timed(decoded, data)
+    preprocessing, pixels = _timed(recognizer.preprocess, image)
+    network, _ = _timed(recognizer._network, pixels)
     named = {"base64": base64, "decoding": decoding, "preprocessing": preprocessing, "network": network}
     return {"routing, JSON and the rest": whole - sum(named.values()), **named}
 
 
-def _decoded(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
-
-
-async def _timed(function: Callable, *args) -> tuple[float, object]:
+def _timed(function: Callable, *args) -> tuple[float, object]:
     """Microseconds that a call takes, and what it gives."""
     start = time.perf_counter()
     given = function(*args)
-    if asyncio.iscoroutine(given):
-        given = await given
     return 1e6 * (time.perf_counter() - start), given
 
 
@@ -81,7 +85,7 @@ async def _ask(app, body: bytes) -> None:
     await app(scope, receive, send)
 
 
-def _apart(package: Path, bodies: Path) -> dict[str, float]:
+def _apart(package: Path, bodies: Path) -> Steps:
     """`steps` in a process of its own, which imports the package from a folder."""
     code = f"import sys; sys.path.insert(0, {str(package)!r}); import json; from pathlib import Path\n"
     code += "from benchmarks.profile import steps\n"
@@ -90,31 +94,199 @@ def _apart(package: Path, bodies: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(commit: str) -> dict:
-    """Profile a commit and the working tree in turn: medians of the rounds, in µs."""
+def requests(commit: str) -> dict:
+    """Microseconds of a request at a commit and in the working tree, measured in turn: medians of the rounds."""
     with tempfile.TemporaryDirectory() as folder:
         before, bodies = Path(folder) / "before", Path(folder) / "bodies.json"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", before, commit], check=True, cwd=ROOT)
         try:
             bodies.write_text(json.dumps(list(picture_bodies())))
             sides = {"before": before, "now": ROOT}
-            rounds = [{side: _apart(package, bodies) for side, package in sides.items()} for _ in tqdm(range(_ROUNDS))]
+            rounds = [
+                {side: _apart(package, bodies) for side, package in sides.items()}
+                for _ in tqdm(range(_ROUNDS), "requests")
+            ]
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", before], check=True, cwd=ROOT)
-    return {"commit": commit, "unit": "µs", **{side: _medians([row[side] for row in rounds]) for side in sides}}
+    return {side: _medians([row[side] for row in rounds]) for side in sides}
 
 
-def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
+def _medians(rows: list[Steps]) -> Steps:
     return {step: round(median(row[step] for row in rows), 1) for step in rows[0]}
+
+
+_PREPROCESSING = {  # functions of 01, in the order in which they are called
+    "_load": "opening",
+    "_grey": "to grey",
+    "_find_ink": "paper and ink",
+    "_cleaned": "lines and strays",
+    "_digit": "the digit's box",
+    "_centred": "centring, resizing",
+}
+
+
+@contextmanager
+def _watched() -> Iterator[Steps]:
+    """A dict that gathers the microseconds of each step of `preprocess` until the end of the block."""
+    from eigen_digits import preprocessing
+
+    spent = dict.fromkeys(_PREPROCESSING.values(), 0.0)
+    plain = {name: getattr(preprocessing, name) for name in _PREPROCESSING}
+
+    def watch(name: str) -> Callable:
+        def timed(*args):
+            microseconds, given = _timed(plain[name], *args)
+            spent[_PREPROCESSING[name]] += microseconds
+            return given
+
+        return timed
+
+    try:
+        for name in plain:
+            setattr(preprocessing, name, watch(name))
+        yield spent
+    finally:
+        for name, function in plain.items():
+            setattr(preprocessing, name, function)
+
+
+def _means(rows: list[Steps]) -> Steps:
+    """The mean of each step: the steps of some pictures are not those of others, and medians would not add up."""
+    return {step: round(float(np.mean([row[step] for row in rows])), 1) for step in rows[0]}
+
+
+def _preprocessed(preprocess: Callable, picture: Image.Image) -> Steps:
+    with _watched() as spent:
+        whole, _ = _timed(preprocess, picture)
+    return spent | {_REST: whole - sum(spent.values())}
+
+
+def _drawing(count: int) -> Steps:
+    """Microseconds of each step of preprocessing a drawing, of which each is decoded just before, as in a request."""
+    from eigen_digits import Recognizer
+
+    recognizer, pictures = Recognizer.load(), [png(drawing) for drawing in drawings(count).images]
+    rows = [_preprocessed(recognizer.preprocess, decoded(data)) for data in [*pictures[:20], *pictures]]
+    return _means(rows[20:])
+
+
+def _scan(count: int) -> Steps:
+    """Microseconds of each step of recognizing a decoded scan."""
+    from eigen_digits import Recognizer
+    from eigen_digits.data import load
+
+    recognizer, scans = Recognizer.load(), load("swiss").images
+    rows = []
+    for i in np.random.default_rng(0).permutation(len(scans))[:count]:
+        picture = decoded(scans[i])
+        whole, _ = _timed(recognizer.predict, picture)
+        within = _preprocessed(recognizer.preprocess, picture)
+        network, _ = _timed(recognizer._network, recognizer.preprocess(picture))
+        rest = whole - sum(within.values()) - network
+        rows.append(within | {"network": network, _REST: within[_REST] + rest})
+    return _means(rows[20:])
+
+
+def folder(count: int = 4000) -> Steps:
+    """Microseconds of a core that each scan of a folder takes with two processes, by step."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        write_scans(place, count)
+        seconds_for_folder(place, 2)
+        whole = median(2e6 * seconds_for_folder(place, 2) / count for _ in tqdm(range(_ROUNDS), "a folder"))
+        named = alone(_of_file, place, **ONE_THREAD)
+    return named | {"starting, handing over, writing": round(whole - sum(named.values()), 1)}
+
+
+def _of_file(place: Path) -> Steps:
+    """Microseconds to read, decode and recognize a file, by step."""
+    from eigen_digits import Recognizer
+
+    recognizer, rows = Recognizer.load(), []
+    for path in sorted(place.iterdir())[:1000]:
+        reading, data = _timed(path.read_bytes)
+        decoding, picture = _timed(decoded, data)
+        preprocessing, pixels = _timed(recognizer.preprocess, picture)
+        network, _ = _timed(recognizer.read, pixels)
+        rows.append({"reading": reading, "decoding": decoding, "preprocessing": preprocessing, "network": network})
+    return _means(rows[20:])
+
+
+def _network(count: int = 32) -> Steps:
+    """Microseconds of a core that the network takes for a picture, asked about one at a time and about several."""
+    from eigen_digits import Recognizer
+
+    recognizer = Recognizer.load()
+    pixels = np.stack([recognizer.preprocess(drawing) for drawing in drawings(count).images])
+    recognizer._network.many(pixels)
+    rows = []
+    for _ in range(100):
+        one, _ = _timed(lambda: [recognizer._network(picture) for picture in pixels])
+        many, _ = _timed(recognizer._network.many, pixels)
+        rows.append({"one at a time": one / count, f"{count} at a time": many / count})
+    return _medians(rows)
+
+
+_STAGES = {
+    "Python, asyncio": "",
+    "numpy": "import numpy",
+    "Pillow": "import PIL.Image, PIL.ImageChops, PIL.ImageDraw, PIL.ImageOps, PIL.PngImagePlugin",
+    "LiteRT": "import ai_edge_litert.interpreter",
+    "uvicorn": "import uvicorn.main, uvicorn.protocols.http.httptools_impl",
+    "pydantic": "import pydantic.main, pydantic_settings",
+    "FastAPI": "import fastapi, fastapi.middleware.cors, fastapi.openapi.docs, fastapi.staticfiles",
+    "prometheus-client": "import prometheus_client",
+    "this package": "import eigen_digits.serving as serving; app = serving.app",
+    "model, first digit": "asyncio.run(begin())",
+}
+_STAGED = """
+import asyncio, json, sys, time
+
+async def begin():
+    async with app.router.lifespan_context(app):
+        pass
+
+stages, past = json.loads(sys.argv[1]), (int(sys.argv[2]) / 1e6, 0)
+for stage, code in stages.items():
+    exec(code)
+    (held,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS:"))
+    now = time.monotonic_ns() / 1e6, int(held.split()[1]) * 1024 / 1e6
+    stages[stage] = [now[0] - past[0], now[1] - past[1]]
+    past = now
+print(json.dumps(stages))
+"""
+
+
+def start() -> dict[str, Steps]:
+    """Milliseconds and megabytes of each stage until a server answers, in an environment with the package alone."""
+    target = ours_installed()
+    variables = environment(AS_INSTALLED | target.variables | {"PYTHONDONTWRITEBYTECODE": None})
+    rows, wholes = [], []
+    for _ in tqdm(range(1 + _ROUNDS), "starting"):
+        command = [target.python, "-c", _STAGED, json.dumps(_STAGES), str(time.monotonic_ns())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=variables)
+        rows.append(json.loads(done.stdout))
+        wholes.append(1e3 * seconds_to_answer(target))
+    milliseconds, megabytes = (
+        _medians([{stage: row[stage][i] for stage in _STAGES} for row in rows[1:]]) for i in (0, 1)
+    )
+    rest = round(median(wholes[1:]) - sum(milliseconds.values()), 1)
+    return {"ms": milliseconds | {"listening, first answer": rest}, "MB": megabytes}
 
 
 def main() -> None:
     """Profile, print and write."""
     parser = argparse.ArgumentParser("python -m benchmarks.profile", description=__doc__)
-    parser.add_argument("commit", help="what to compare with")
-    found = compare(parser.parse_args().commit)
-    for step, now in found["now"].items():
-        print(f"{step:<28}{found['before'][step]:>9.0f}{now:>9.0f} µs")
+    parser.add_argument("commit", help="what to compare a request with")
+    commit = parser.parse_args().commit
+    found = {"commit": commit, "request, µs": requests(commit)}
+    found["preprocessing a drawing, µs"] = alone(_drawing, 1000, **ONE_THREAD)
+    found["recognizing a scan, µs"] = alone(_scan, 1020, **ONE_THREAD)
+    found["a scan of a folder, µs"] = folder()
+    found["the network, µs a picture"] = alone(_network, **ONE_THREAD)
+    started = start()
+    found |= {"starting, ms": started["ms"], "memory, MB": started["MB"]}
+    print(json.dumps(found, indent=1, ensure_ascii=False))
     PROFILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

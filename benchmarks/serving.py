@@ -1,9 +1,11 @@
 """Our server against the baseline's: latency, throughput, start and memory."""
 
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from . import environments
 from .drawings import picture_bodies, stroke_bodies
 from .load import Server, ask, first_answer, load, running
 from .rounds import CACHE, Benchmark, MissingError, Pairs, alternate
@@ -22,6 +24,7 @@ class Target(NamedTuple):
     variables: dict[str, str]  # of its environment
     path: str
     bodies: list[str]
+    python: str | Path = sys.executable  # the interpreter that runs it
 
 
 def _ours(path: str = _V1) -> Target:
@@ -94,26 +97,36 @@ def decoding(quick: bool) -> Pairs:
     return _loaded(ours, ours._replace(app="benchmarks.decoding:app"), 16, "rate", quick)
 
 
-def _seconds_to_answer(target: Target) -> float:
+def ours_installed() -> Target:
+    """Our application in an environment that has nothing but what it needs."""
+    return _ours()._replace(python=environments.python(environments.ours()))
+
+
+def _baseline_installed(quick: bool) -> Target:
+    """The baseline in an environment of the same kind."""
+    return _baseline(quick)._replace(python=environments.python(environments.baseline()))
+
+
+def seconds_to_answer(target: Target) -> float:
+    """How long an application takes from the start of its process to its first answer."""
     start = time.perf_counter()
-    with running(target.app, **target.variables) as server:
+    with running(target.app, target.python, **target.variables) as server:
         _started(server, target)
         return time.perf_counter() - start
 
 
 def start(quick: bool) -> Pairs:
     """Seconds from the start of the process to its first answer."""
-    ours, baseline = _ours(), _baseline(quick)
-    if not quick:
-        _seconds_to_answer(ours), _seconds_to_answer(baseline)  # what is read from disk is in memory from here on
+    ours, baseline = ours_installed(), _baseline_installed(quick)
+    seconds_to_answer(ours), seconds_to_answer(baseline)  # compiled, and read from disk
     return alternate(
-        lambda: _seconds_to_answer(ours), lambda: _seconds_to_answer(baseline), 1 if quick else 7, "starting"
+        lambda: seconds_to_answer(ours), lambda: seconds_to_answer(baseline), 1 if quick else 7, "starting"
     )
 
 
 def _peak_memory(target: Target, requests: int) -> float:
     """Megabytes, the most that a server has held in memory after so many requests."""
-    with running(target.app, **target.variables) as server:
+    with running(target.app, target.python, **target.variables) as server:
         _started(server, target)
         for number in range(requests):
             ask(server, target.path, target.bodies[number % len(target.bodies)])
@@ -131,7 +144,7 @@ def _high_water(pid: int) -> int:
 
 def memory(quick: bool) -> Pairs:
     """Peak memory of the server process after 200 requests, in MB."""
-    ours, baseline, requests = _ours(), _baseline(quick), 20 if quick else 200
+    ours, baseline, requests = ours_installed(), _baseline_installed(quick), 20 if quick else 200
     return alternate(
         lambda: _peak_memory(ours, requests), lambda: _peak_memory(baseline, requests), 1 if quick else 3, "memory"
     )

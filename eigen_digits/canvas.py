@@ -51,16 +51,16 @@ _INK, _FAINT = "var(--jp-ui-font-color1, #212121)", "var(--jp-ui-font-color2, #6
 _ACCENT, _GREY = "var(--jp-brand-color1, #1976d2)", "var(--jp-border-color1, #bdbdbd)"
 
 
-def _bar(digit: int, probability: float, best: bool) -> str:
-    "One row: the digit, its bar, its probability in per cent."
+def _bar(digit: int, probability: float, best: bool, is_said: bool) -> str:
+    "One row: the digit, its bar and, if it is part of the answer, its probability in per cent."
     colour, weight = (_ACCENT, 600) if best else (_GREY, 400)
-    label = _percent(probability) if probability >= 0.01 else ""  # less would be 1 % beside > 99 %
+    label = _percent(probability) if is_said and probability >= 0.01 else ""  # less would be 1 % beside > 99 %
     return (
         f'<div style="display:flex;align-items:center;height:18px;font-weight:{weight}">'
-        f'<span style="width:18px">{digit}</span>'
-        f'<span style="width:130px"><span style="display:block;height:11px;border-radius:2px;'
+        f'<span style="flex:0 0 18px">{digit}</span>'
+        f'<span style="flex:1"><span style="display:block;height:11px;border-radius:2px;'
         f'min-width:1px;width:{probability:.1%};background:{colour}"></span></span>'
-        f'<span style="width:56px;text-align:right;white-space:nowrap;color:{_FAINT}">{label}</span></div>'
+        f'<span style="flex:0 0 56px;text-align:right;white-space:nowrap;color:{_FAINT}">{label}</span></div>'
     )
 
 
@@ -71,7 +71,7 @@ def bars(
     "Ten horizontal bars, the best one coloured if it is the answer; all empty where there are no probabilities."
     values = np.zeros(10) if probabilities is None else np.asarray(probabilities)
     best = int(values.argmax()) if is_said and probabilities is not None else None
-    return "".join(_bar(digit, float(value), digit == best) for digit, value in enumerate(values))
+    return "".join(_bar(digit, float(value), digit == best, is_said) for digit, value in enumerate(values))
 
 # %% ../nbs/07_canvas.ipynb #seen
 _FOR, _AGAINST = (255, 50, 40), (60, 130, 255)  # red and blue, which colour-blind eyes tell apart
@@ -134,7 +134,8 @@ def panel(
         f'<div{role} style="display:flex;align-items:center;gap:14px;height:64px;margin-bottom:12px">'
         f'<span style="font-size:{size}px;line-height:1;font-weight:600">{headline}</span>'
         f'<span style="font-size:14px">{line}</span></div><div style="display:flex;flex-wrap:wrap;gap:16px">'
-        f"<div>{bars(prediction.probabilities, prediction.reason not in _NO_DIGIT)}</div>"
+        f'<div style="flex:1 1 150px;max-width:204px">'
+        f"{bars(prediction.probabilities, prediction.reason not in _NO_DIGIT)}</div>"
         f'<div style="display:flex;flex-wrap:wrap;gap:12px;align-self:flex-end">{pictures}</div></div></div>'
     )
 
@@ -282,6 +283,7 @@ def _on_paper(at: tuple[float, float]) -> tuple[float, float]:
     return at[0] / _SHARP, at[1] / _SHARP
 
 # %% ../nbs/07_canvas.ipynb #digit-canvas
+_KEYS = "On the paper: Ctrl+Z undo, Ctrl+Y redo, Delete clear, 0–9 what it should have been"
 _PACE = 0.1  # seconds between two answers while the pen is down
 
 
@@ -325,7 +327,7 @@ class DigitCanvas(HBox):
         self._worker = ThreadPoolExecutor(1, "answer")  # that drawing need not wait for an answer
         layout = Layout(flex_flow="row wrap", grid_gap="16px")
         self._correcting = self._corrections()
-        answer = VBox([self._panel, self._correcting], layout=Layout(flex="1 1 320px"))
+        answer = VBox([self._panel, self._correcting], layout=Layout(flex="1 1 160px"))
         super().__init__([self._desk(), answer], layout=layout, brush=brush)
         link((self, "brush"), (self._slider, "value"))
         link((self, "why"), (self._toggle, "value"))
@@ -492,8 +494,12 @@ class DigitCanvas(HBox):
             description="Brush", min=4, max=40, step=1, readout_format=".0f", layout=Layout(width=f"{CANVAS}px")
         )
         self._slider.style.description_width = "40px"
+        keys = HTML(
+            f'<div style="font-size:11px;line-height:1.3;color:{_FAINT}">{_KEYS}</div>',
+            layout=Layout(width=f"{CANVAS}px"),
+        )
         self._tools = [self._undo, self._redo, clear, self._toggle]
-        return VBox([sheet, HBox(self._tools), self._slider])
+        return VBox([sheet, HBox(self._tools), self._slider, keys])
 
     def _corrections(self) -> VBox:
         "A button for each digit, to say what it should have been."
@@ -559,4 +565,6 @@ class DigitCanvas(HBox):
         self._is_displayed = True
 
     def __repr__(self) -> str:
-        return f"DigitCanvas(strokes={len(self.strokes)}, digit={self.prediction.digit})"
+        said = [part for part in in_words(self.prediction) if part]
+        said += [] if self.correction is None else [f"you say {self.correction}"]
+        return f"DigitCanvas({len(self.strokes)} strokes: {', '.join(said)})"

@@ -192,6 +192,15 @@ def _patches(size: int = 5, step: int = 3) -> np.ndarray:
 _PATCHES = _patches()
 
 
+def _is_dot(
+    pixels: np.ndarray,  # float32 (28, 28, 1), from `preprocess`
+) -> bool:
+    "Whether the ink fills the square around it, as a tap does."
+    ink = pixels[..., 0] > 0.5
+    tall, wide = (np.ptp(np.flatnonzero(ink.any(axis=axis))) + 1 for axis in (1, 0))
+    return bool(min(tall, wide) > 0.9 * max(tall, wide) and ink.sum() > 0.74 * tall * wide)
+
+
 class Recognizer:
     "Reads digits with one artefact; may be shared between threads."
 
@@ -236,7 +245,11 @@ class Recognizer:
         pixels: np.ndarray,  # float32 (28, 28, 1), from `preprocess`
     ) -> Prediction:
         "Read what the network sees."
-        return self._answer(self._network(pixels)) if pixels.any() else EMPTY
+        if not pixels.any():
+            return EMPTY
+        answer = self._answer(self._network(pixels))
+        is_dot = answer.digit == 0 and answer.is_digit and _is_dot(pixels)
+        return answer._replace(is_digit=False, reason="other") if is_dot else answer
 
     def explain(
         self,

@@ -399,7 +399,23 @@ def test_the_labels_of_the_bars_do_not_make_more_than_a_hundred(page):
     page.route(PREDICT, lambda route: route.fulfill(json=answer))
     draw(page, DIGITS[7])
     assert answered(page) == "7"
-    assert page.locator("#bars small").all_inner_texts() == ["> 99 %" if k == 7 else "" for k in range(10)]
+    assert page.locator("#bars small").all_inner_texts() == [">99 %" if k == 7 else "" for k in range(10)]
+
+
+@pytest.mark.parametrize("reason", ["other", "several"])
+def test_what_is_no_digit_has_no_shares_beside_its_bars(page, reason):
+    page.route(PREDICT, lambda route: route.fulfill(json=reply(7, 0.98, reason)))
+    draw(page, DIGITS[7])
+    assert answered(page) == "?"
+    assert page.locator("#bars small").all_inner_texts() == [""] * 10
+    assert page.locator("#bars .best").count() == 0
+
+
+def test_a_tap_is_not_a_digit_wherever_it_is(page):
+    for place in ((90, 90), (140, 140), (196, 87), (112, 174), (200, 210)):
+        draw(page, [[place]])
+        assert answered(page) == "?", place
+        page.keyboard.press("Delete")
 
 
 @pytest.mark.parametrize(
@@ -587,6 +603,13 @@ def test_the_brush_is_that_of_the_whole_drawing(page):
     assert asked[-1]["width"] == 26
     assert asked[-1]["strokes"] == drawn(page)
     assert difference(picture(page), rasterize(drawn(page), width=26)) < 1
+    before = drawn(page)
+    for key, width in (("Control+z", BRUSH), ("Control+y", 26)):
+        page.keyboard.press(key)
+        assert page.get_by_role("slider", name="Brush width").input_value() == str(int(width)), "undo knows the brush"
+        assert drawn(page) == before
+        assert answered(page) == "7"
+        assert asked[-1]["width"] == width
 
 
 @pytest.mark.parametrize("size", [PHONE, WIDE], ids=["phone", "wide"])
@@ -766,7 +789,7 @@ def test_what_is_no_picture_is_refused_in_words_and_the_drawing_stays(page, tmp_
     path.write_text("7")
     page.clock.install()
     drop(page, path)
-    refused = page.get_by_role("alert").filter(has_text="not a picture")
+    refused = page.get_by_role("alert").filter(has_text="Not a readable picture")
     refused.wait_for()
     assert answered(page) == "7", "the answer is there all the while"
     assert page.locator("#answer").is_visible()
@@ -995,6 +1018,19 @@ def test_the_copied_curl_gets_the_same_answer_anywhere(page, tmp_path, what):
     assert json.loads(done.stdout) == response.value.json()
 
 
+def test_nothing_is_copied_where_nothing_is_drawn(page):
+    button = page.get_by_role("button", name="Copy as curl")
+    draw(page, DIGITS[7])
+    answered(page)
+    assert button.get_attribute("aria-disabled") == "false"
+    page.keyboard.press("Delete")
+    assert button.get_attribute("aria-disabled") == "true"
+    page.evaluate("navigator.clipboard.writeText('as before')")
+    button.click(force=True)
+    page.wait_for_timeout(100)
+    assert page.evaluate("navigator.clipboard.readText()") == "as before"
+
+
 def test_copying_works_where_the_browser_gives_no_clipboard(page):
     draw(page, DIGITS[7])
     answered(page)
@@ -1108,6 +1144,23 @@ def test_a_phone_shows_every_bar_and_how_to_correct_without_scrolling(browser, a
         for place in (*page.locator("#bars button").all(), page.locator("#hint")):
             box = place.bounding_box()
             assert box["y"] + box["height"] <= PHONE[1], place
+
+
+def test_a_phone_that_is_scrolled_still_shows_the_answer(browser, address):
+    with opened(browser, address, PHONE, **TOUCH) as page:
+        touch(page, DIGITS[7])
+        answered(page)
+        page.get_by_role("button", name="Copy as curl").scroll_into_view_if_needed()
+        assert page.evaluate("scrollY") > 0
+        box = page.locator("#digit").bounding_box()
+        assert 0 <= box["y"] < 100
+
+
+def test_what_is_said_in_passing_hides_neither_answer_nor_bars(browser, address):
+    with opened(browser, address, PHONE, **TOUCH) as page:
+        page.evaluate("tell(NO_PICTURE)")
+        box = page.locator("#aside").bounding_box()
+        assert box["y"] + box["height"] <= page.locator("#digit").bounding_box()["y"] + 10
 
 
 @pytest.mark.parametrize("width", [320, 360, 800, 1280])

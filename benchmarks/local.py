@@ -116,8 +116,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def seconds_for_folder(folder: Path, jobs: int) -> float:
-    """How long `eigen-digits predict` takes for a folder with so many processes."""
+def _seconds_for_folder(folder: Path, jobs: int) -> float:
     return _seconds("predict", folder, "--jobs", str(jobs), code=_COMMAND)
 
 
@@ -142,8 +141,8 @@ def folder_jobs(quick: bool) -> Pairs:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_scans(folder, 500 if quick else 10_000)
-        seconds_for_folder(folder, 2)
-        one, two = partial(seconds_for_folder, folder, 1), partial(seconds_for_folder, folder, 2)
+        _seconds_for_folder(folder, 2)
+        one, two = partial(_seconds_for_folder, folder, 1), partial(_seconds_for_folder, folder, 2)
         return alternate(one, two, 1 if quick else 5, "a folder, one process and two")
 
 
@@ -154,9 +153,9 @@ def folder_decoding(quick: bool) -> Pairs:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_scans(folder, count)
-        seconds_for_folder(folder, 2)
+        _seconds_for_folder(folder, 2)
         return alternate(
-            lambda: count / 2 / seconds_for_folder(folder, 2),
+            lambda: count / 2 / _seconds_for_folder(folder, 2),
             lambda: count / _seconds(folder, code=_DECODE),
             1 if quick else 5,
             "a folder, and decoding it",

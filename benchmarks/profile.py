@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from . import environments
 from .drawings import drawings, picture_bodies, png
-from .local import decoded, seconds_for_folder, write_scans
+from .local import decoded, write_scans
 from .rounds import AS_INSTALLED, ONE_THREAD, ROOT, alone, environment
-from .serving import ours_installed, seconds_to_answer
+from .serving import QUIET
 
 PROFILE = ROOT / "benchmarks" / "profile.json"
 _ROUNDS = 5
@@ -187,28 +188,25 @@ def _scan(count: int) -> Steps:
     return _means(rows[20:])
 
 
-def folder(count: int = 4000) -> Steps:
-    """Microseconds of a core that each scan of a folder takes with two processes, by step."""
+def _folder(count: int) -> Steps:
+    """Microseconds of each step of a scan that `eigen-digits predict` finds in a folder."""
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        write_scans(place, count)
-        seconds_for_folder(place, 2)
-        whole = median(2e6 * seconds_for_folder(place, 2) / count for _ in tqdm(range(_ROUNDS), "a folder"))
-        named = alone(_of_file, place, **ONE_THREAD)
-    return named | {"starting, handing over, writing": round(whole - sum(named.values()), 1)}
+        write_scans(Path(name), count)
+        return _of_files(sorted(Path(name).iterdir()))
 
 
-def _of_file(place: Path) -> Steps:
+def _of_files(paths: list[Path]) -> Steps:
     """Microseconds to read, decode and recognize a file, by step."""
     from eigen_digits import Recognizer
 
     recognizer, rows = Recognizer.load(), []
-    for path in sorted(place.iterdir())[:1000]:
+    for path in paths:
         reading, data = _timed(path.read_bytes)
         decoding, picture = _timed(decoded, data)
         preprocessing, pixels = _timed(recognizer.preprocess, picture)
-        network, _ = _timed(recognizer.read, pixels)
-        rows.append({"reading": reading, "decoding": decoding, "preprocessing": preprocessing, "network": network})
+        answering, _ = _timed(recognizer.read, pixels)
+        named = {"reading": reading, "decoding": decoding, "preprocessing": preprocessing}
+        rows.append(named | {"network, answer": answering})
     return _means(rows[20:])
 
 
@@ -258,20 +256,18 @@ print(json.dumps(stages))
 
 
 def start() -> dict[str, Steps]:
-    """Milliseconds and megabytes of each stage until a server answers, in an environment with the package alone."""
-    target = ours_installed()
-    variables = environment(AS_INSTALLED | target.variables | {"PYTHONDONTWRITEBYTECODE": None})
-    rows, wholes = [], []
-    for _ in tqdm(range(1 + _ROUNDS), "starting"):
-        command = [target.python, "-c", _STAGED, json.dumps(_STAGES), str(time.monotonic_ns())]
+    """Milliseconds and megabytes of each stage of a server's start, in an environment with the package alone."""
+    python = environments.python(environments.ours())
+    variables = environment(AS_INSTALLED | QUIET | {"PYTHONDONTWRITEBYTECODE": None})
+    rows = []
+    for _ in tqdm(range(1 + 2 * _ROUNDS), "starting"):
+        command = [python, "-c", _STAGED, json.dumps(_STAGES), str(time.monotonic_ns())]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=variables)
         rows.append(json.loads(done.stdout))
-        wholes.append(1e3 * seconds_to_answer(target))
     milliseconds, megabytes = (
         _medians([{stage: row[stage][i] for stage in _STAGES} for row in rows[1:]]) for i in (0, 1)
     )
-    rest = round(median(wholes[1:]) - sum(milliseconds.values()), 1)
-    return {"ms": milliseconds | {"listening, first answer": rest}, "MB": megabytes}
+    return {"starting, ms": milliseconds, "memory, MB": megabytes}
 
 
 def main() -> None:
@@ -282,10 +278,9 @@ def main() -> None:
     found = {"commit": commit, "request, µs": requests(commit)}
     found["preprocessing a drawing, µs"] = alone(_drawing, 1000, **ONE_THREAD)
     found["recognizing a scan, µs"] = alone(_scan, 1020, **ONE_THREAD)
-    found["a scan of a folder, µs"] = folder()
+    found["a scan of a folder, µs"] = alone(_folder, 1020, **ONE_THREAD)
     found["the network, µs a picture"] = alone(_network, **ONE_THREAD)
-    started = start()
-    found |= {"starting, ms": started["ms"], "memory, MB": started["MB"]}
+    found |= start()
     print(json.dumps(found, indent=1, ensure_ascii=False))
     PROFILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -97,7 +97,7 @@ def decoding(quick: bool) -> Pairs:
     return _loaded(ours, ours._replace(app="benchmarks.decoding:app"), 16, "rate", quick)
 
 
-def ours_installed() -> Target:
+def _ours_installed() -> Target:
     """Our application in an environment that has nothing but what it needs."""
     return _ours()._replace(python=environments.python(environments.ours()))
 
@@ -107,8 +107,7 @@ def _baseline_installed(quick: bool) -> Target:
     return _baseline(quick)._replace(python=environments.python(environments.baseline()))
 
 
-def seconds_to_answer(target: Target) -> float:
-    """How long an application takes from the start of its process to its first answer."""
+def _seconds_to_answer(target: Target) -> float:
     start = time.perf_counter()
     with running(target.app, target.python, **target.variables) as server:
         _started(server, target)
@@ -117,10 +116,10 @@ def seconds_to_answer(target: Target) -> float:
 
 def start(quick: bool) -> Pairs:
     """Seconds from the start of the process to its first answer."""
-    ours, baseline = ours_installed(), _baseline_installed(quick)
-    seconds_to_answer(ours), seconds_to_answer(baseline)  # compiled, and read from disk
+    ours, baseline = _ours_installed(), _baseline_installed(quick)
+    _seconds_to_answer(ours), _seconds_to_answer(baseline)  # compiled, and read from disk
     return alternate(
-        lambda: seconds_to_answer(ours), lambda: seconds_to_answer(baseline), 1 if quick else 7, "starting"
+        lambda: _seconds_to_answer(ours), lambda: _seconds_to_answer(baseline), 1 if quick else 7, "starting"
     )
 
 
@@ -144,7 +143,7 @@ def _high_water(pid: int) -> int:
 
 def memory(quick: bool) -> Pairs:
     """Peak memory of the server process after 200 requests, in MB."""
-    ours, baseline, requests = ours_installed(), _baseline_installed(quick), 20 if quick else 200
+    ours, baseline, requests = _ours_installed(), _baseline_installed(quick), 20 if quick else 200
     return alternate(
         lambda: _peak_memory(ours, requests), lambda: _peak_memory(baseline, requests), 1 if quick else 3, "memory"
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ def _need_a_browser() -> None:
 
 def _lab() -> ModuleType:
     """The tests of the widget, which know how to drive JupyterLab; by path, as many packages are called `tests`."""
+    sys.path.append(str(ROOT / "tests"))  # where it finds what it shares with other tests
     spec = importlib.util.spec_from_file_location("test_widget", ROOT / "tests" / "test_widget.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

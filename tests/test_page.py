@@ -1170,14 +1170,12 @@ def test_every_label_has_room_in_its_bar(browser, address, width):
         draw(page, DIGITS[7])
         answered(page)
         best = page.locator("#bars button.best")
-        left, right = best.evaluate(
-            """bar => {
+        left, right = best.evaluate("""bar => {
                 const inside = new Range();
                 inside.selectNodeContents(bar);
                 const { left, right } = inside.getBoundingClientRect();
                 return [left, right];
-            }"""
-        )
+            }""")
         box = best.bounding_box()
         assert box["x"] <= left < right <= box["x"] + box["width"]
 

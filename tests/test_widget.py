@@ -340,6 +340,7 @@ def test_keys(page):
     page.wait_for_function("document.activeElement.textContent === 'Undo'")
     canvas_of(page).focus()
     page.keyboard.press("Delete")
+    wait_until(lambda: shows(page, []), "an empty sheet")
     kernel(page, "(canvas.drawing._past.clear(), canvas._redraw())")  # nothing to take back
     wait_until(page.get_by_role("button", name="Undo").is_disabled, "an Undo that is off")
     page.keyboard.press("Tab")

@@ -28,10 +28,10 @@ from .rounds import (
 )
 
 
-def _microseconds(call: Callable) -> tuple[float, object]:
-    """How long a call takes, and what it gives."""
+def timed(function: Callable, *args) -> tuple[float, object]:
+    """Microseconds that a call takes, and what it gives."""
     start = time.perf_counter_ns()
-    result = call()
+    result = function(*args)
     return (time.perf_counter_ns() - start) / 1e3, result
 
 
@@ -61,8 +61,8 @@ def _preprocess(transparent: bool, count: int, rounds: int) -> Pairs:
     settings = read_artefact(shipped_artefact())[0]["preprocessing"]
 
     def measure(data: bytes) -> tuple[float, float]:
-        decoding, picture = _microseconds(lambda: decoded(data))
-        return _microseconds(lambda: preprocess(picture, **settings))[0], decoding
+        decoding, picture = timed(decoded, data)
+        return timed(lambda: preprocess(picture, **settings))[0], decoding
 
     pictures = [png(drawing, transparent) for drawing in drawings(count).images]
     return _each_in_turn(measure, pictures, rounds, "preprocessing drawings")
@@ -87,7 +87,7 @@ def _recognize(count: int, rounds: int) -> Pairs:
 
     def measure(item: tuple) -> tuple[float, float]:
         picture, pixels = item
-        return _microseconds(lambda: recognizer.predict(picture))[0], _microseconds(lambda: network(pixels))[0]
+        return timed(recognizer.predict, picture)[0], timed(network, pixels)[0]
 
     return _each_in_turn(measure, items, rounds, "recognizing scans")
 

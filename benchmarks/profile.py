@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import environments
 from .drawings import drawings, picture_bodies, png
-from .local import decoded, write_scans
+from .local import decoded, timed, write_scans
 from .rounds import AS_INSTALLED, ONE_THREAD, ROOT, alone, environment
 from .serving import QUIET
 
@@ -54,19 +54,12 @@ async def _request(app, picture_bytes: Callable, body: str) -> Steps:
     start = time.perf_counter()
     await _ask(app, body.encode())
     whole = 1e6 * (time.perf_counter() - start)
-    base64, data = _timed(picture_bytes, text)
-    decoding, image = _timed(decoded, data)
-    preprocessing, pixels = _timed(recognizer.preprocess, image)
-    network, _ = _timed(recognizer._network, pixels)
+    base64, data = timed(picture_bytes, text)
+    decoding, image = timed(decoded, data)
+    preprocessing, pixels = timed(recognizer.preprocess, image)
+    network, _ = timed(recognizer._network, pixels)
     named = {"base64": base64, "decoding": decoding, "preprocessing": preprocessing, "network": network}
     return {"routing, JSON and the rest": whole - sum(named.values()), **named}
-
-
-def _timed(function: Callable, *args) -> tuple[float, object]:
-    """Microseconds that a call takes, and what it gives."""
-    start = time.perf_counter()
-    given = function(*args)
-    return 1e6 * (time.perf_counter() - start), given
 
 
 async def _ask(app, body: bytes) -> None:
@@ -135,12 +128,12 @@ def _watched() -> Iterator[Steps]:
     plain = {name: getattr(preprocessing, name) for name in _PREPROCESSING}
 
     def watch(name: str) -> Callable:
-        def timed(*args):
-            microseconds, given = _timed(plain[name], *args)
+        def watched(*args):
+            microseconds, given = timed(plain[name], *args)
             spent[_PREPROCESSING[name]] += microseconds
             return given
 
-        return timed
+        return watched
 
     try:
         for name in plain:
@@ -158,7 +151,7 @@ def _means(rows: list[Steps]) -> Steps:
 
 def _preprocessed(preprocess: Callable, picture: Image.Image) -> Steps:
     with _watched() as spent:
-        whole, _ = _timed(preprocess, picture)
+        whole, _ = timed(preprocess, picture)
     return spent | {_REST: whole - sum(spent.values())}
 
 
@@ -180,9 +173,9 @@ def _scan(count: int) -> Steps:
     rows = []
     for i in np.random.default_rng(0).permutation(len(scans))[:count]:
         picture = decoded(scans[i])
-        whole, _ = _timed(recognizer.predict, picture)
+        whole, _ = timed(recognizer.predict, picture)
         within = _preprocessed(recognizer.preprocess, picture)
-        network, _ = _timed(recognizer._network, recognizer.preprocess(picture))
+        network, _ = timed(recognizer._network, recognizer.preprocess(picture))
         rest = whole - sum(within.values()) - network
         rows.append(within | {"network": network, _REST: within[_REST] + rest})
     return _means(rows[20:])
@@ -201,10 +194,10 @@ def _of_files(paths: list[Path]) -> Steps:
 
     recognizer, rows = Recognizer.load(), []
     for path in paths:
-        reading, data = _timed(path.read_bytes)
-        decoding, picture = _timed(decoded, data)
-        preprocessing, pixels = _timed(recognizer.preprocess, picture)
-        answering, _ = _timed(recognizer.read, pixels)
+        reading, data = timed(path.read_bytes)
+        decoding, picture = timed(decoded, data)
+        preprocessing, pixels = timed(recognizer.preprocess, picture)
+        answering, _ = timed(recognizer.read, pixels)
         named = {"reading": reading, "decoding": decoding, "preprocessing": preprocessing}
         rows.append(named | {"network, answer": answering})
     return _means(rows[20:])
@@ -219,8 +212,8 @@ def _network(count: int = 32) -> Steps:
     recognizer._network.many(pixels)
     rows = []
     for _ in range(100):
-        one, _ = _timed(lambda: [recognizer._network(picture) for picture in pixels])
-        many, _ = _timed(recognizer._network.many, pixels)
+        one, _ = timed(lambda: [recognizer._network(picture) for picture in pixels])
+        many, _ = timed(recognizer._network.many, pixels)
         rows.append({"one at a time": one / count, f"{count} at a time": many / count})
     return _medians(rows)
 

@@ -450,6 +450,7 @@ def test_an_empty_canvas_is_told_to_draw_and_predict_waits_for_ink(page):
     page.locator("body").press("Enter")
     page.wait_for_timeout(100)
     assert asked == []
+    assert answered(page) == ""
     assert words(page) == "draw something"
     assert page.locator("#error").inner_text() == ""
     draw(page, DIGITS[7])
@@ -603,6 +604,7 @@ def test_the_brush_is_that_of_the_whole_drawing(page):
     assert asked[-1]["width"] == 26
     assert asked[-1]["strokes"] == drawn(page)
     assert difference(picture(page), rasterize(drawn(page), width=26)) < 1
+    page.get_by_role("alert").filter(has_text="whole drawing").wait_for()
     before = drawn(page)
     for key, width in (("Control+z", BRUSH), ("Control+y", 26)):
         page.keyboard.press(key)
@@ -795,6 +797,8 @@ def test_what_is_no_picture_is_refused_in_words_and_the_drawing_stays(page, tmp_
     assert page.locator("#answer").is_visible()
     assert page.get_by_role("button", name="Retry").is_hidden()
     assert drawn(page) == strokes
+    assert predict(page) == "7"
+    assert page.locator("#error").inner_text() == ""
     page.clock.fast_forward(7000)
     refused.wait_for(state="hidden")
     page.evaluate("navigator.clipboard.writeText('7')")

@@ -280,7 +280,8 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
 @click.option("--ablations", "trial", flag_value="ablations", help="Leave out each ingredient of our recipe in turn.")
 @click.option("--choices", "trial", flag_value="choices", help="Choose a recipe for each fold, without its writers.")
-@click.option("--alternatives", "trial", flag_value="alternatives", help="Hold our recipe against other networks.")
+@click.option("--alternatives", "trial", flag_value="alternatives", help="Hold our recipe against others.")
+@click.option("--lengths", "trial", flag_value="lengths", help="Hold our recipe against shorter and longer ones.")
 @click.option("--seeds", "trial", flag_value="seeds", help="Train our recipe from three seeds, on two folds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
@@ -329,9 +330,9 @@ def _try(training, trial: str, folder: Path, jobs: int) -> Path:
     "Run one of the trials of our recipe; the file it writes."
     if trial == "choices":
         return _loaded(training.choose, training.CANDIDATES, training.load_choosing, folder, jobs)
-    if trial == "alternatives":
-        kinds = _loaded(training.load_choosing)
-        return training.compare(training.ALTERNATIVES, kinds, folder, jobs)
+    if trial in ("alternatives", "lengths"):
+        recipes = training.LENGTHS if trial == "lengths" else training.ALTERNATIVES
+        return training.compare(recipes, _loaded(training.load_choosing), folder, jobs, trial)
     recipes = training.SEEDS if trial == "seeds" else training.ABLATIONS
     return _loaded(training.ablate, folder, recipes, jobs, trial)
 

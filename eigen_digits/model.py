@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_DIGIT', 'linear_baseline', 'neighbour_baseline', 'original_cnn', 'digit_net', 'narrow_net', 'wide_net',
-           'pooling_net', 'multiply_adds', 'to_litert']
+           'pooling_net', 'no_dropout_net', 'more_dropout_net', 'multiply_adds', 'to_litert']
 
 # %% ../nbs/02_model.ipynb #imports
 import contextlib
@@ -105,6 +105,16 @@ def pooling_net() -> keras.Model:  # as `digit_net`
     x = layers.MaxPooling2D()(_block(_block(image, 16), 16))
     x = layers.MaxPooling2D()(_block(_block(x, 32), 32))
     return keras.Model(image, _answers(_block(_block(x, 64), 64), dropout=0.3), name="pooling_net")
+
+
+def no_dropout_net() -> keras.Model:  # as `digit_net`
+    "Our network, which in training, too, answers by all it has found."
+    return digit_net(dropout=0.0)
+
+
+def more_dropout_net() -> keras.Model:  # as `digit_net`
+    "Our network, of which each training step ignores half of the last features."
+    return digit_net(dropout=0.5)
 
 # %% ../nbs/02_model.ipynb #multiply-adds
 def multiply_adds(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CALLBACKS', 'RECIPES', 'OUTLIERS', 'ASKED', 'SIDE', 'ABLATED_FOLDS', 'SEEDS', 'ABLATIONS', 'CANDIDATES', 'SPOILT',
-           'ALTERNATIVES', 'MARGIN', 'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind', 'load_kind', 'load_kinds',
-           'augment', 'batches', 'FolderInUse', 'fit', 'predict_logits', 'out_of_fold', 'ablate', 'choose',
-           'load_choosing', 'read_choices', 'compare', 'write_artefact', 'train']
+           'ALTERNATIVES', 'LENGTHS', 'MARGIN', 'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind', 'load_kind',
+           'load_kinds', 'augment', 'batches', 'FolderInUse', 'fit', 'predict_logits', 'out_of_fold', 'ablate',
+           'choose', 'load_choosing', 'read_choices', 'compare', 'write_artefact', 'train']
 
 # %% ../nbs/03_training.ipynb #imports
 import csv
@@ -754,36 +754,41 @@ def _base_weights(recipe: Recipe, kinds: dict[str, Kind], runs: Path) -> list[np
 ABLATED_FOLDS = (0, 1)
 
 
-def _seeded(recipe: Recipe, seed: int) -> Recipe:
-    "The recipe with another seed in all of its parts."
-    parts = {name: _seeded(part, seed) for name in ("base", "then") if (part := getattr(recipe, name))}
-    return replace(recipe, seed=seed, **parts)
+def _throughout(recipe: Recipe, **changes) -> Recipe:
+    "The recipe with these changes in all of its parts."
+    parts = {name: _throughout(part, **changes) for name in ("base", "then") if (part := getattr(recipe, name))}
+    return replace(recipe, **changes, **parts)
 
 
-SEEDS = {f"seed {seed}": _seeded(RECIPES["eigen-digits"], seed) for seed in (RECIPES["eigen-digits"].seed, 1, 2)}
-_SHORT = replace(RECIPES["eigen-digits"], epochs=3, then=None, base=replace(RECIPES["eigen-digits"].base, epochs=3))
+def _lasting(first: int, second: int) -> Recipe:
+    "Our recipe up to where it learns what is no digit, with so many epochs in its two parts."
+    ours = RECIPES["eigen-digits"]
+    return replace(ours, base=replace(ours.base, epochs=first), epochs=second, then=None)
 
 
-def _varied(**changes) -> Recipe:
-    "The short recipe with another variation in both of its parts."
-    variation = replace(_SHORT.variation, **changes)
-    return replace(_SHORT, variation=variation, base=replace(_SHORT.base, variation=variation))
+def _otherwise(recipe: Recipe, **changes) -> Recipe:
+    "The recipe with another variation in all of its parts."
+    return _throughout(recipe, variation=replace(recipe.variation, **changes))
 
 
+SEEDS = {
+    f"seed {seed}": _throughout(RECIPES["eigen-digits"], seed=seed) for seed in (RECIPES["eigen-digits"].seed, 1, 2)
+}
+_SHORT = _lasting(3, 3)
 ABLATIONS = {  # without a base all steps are taken in the one part there is
     "everything": _SHORT,
-    "another seed": _seeded(_SHORT, 1),
-    "a third seed": _seeded(_SHORT, 2),
-    "no framing": replace(_SHORT, frame=False, base=replace(_SHORT.base, frame=False)),
+    "another seed": _throughout(_SHORT, seed=1),
+    "a third seed": _throughout(_SHORT, seed=2),
+    "no framing": _throughout(_SHORT, frame=False),
     "MNIST not first": replace(_SHORT, base=None, epochs=6),
     "no MNIST": replace(_SHORT, base=None, epochs=6, sets={"swiss": 0.6, "drawn": 0.4}),
     "no scans": replace(_SHORT, sets={"drawn": 0.5, "mnist": 0.5}),
     "no drawings": replace(_SHORT, sets={"swiss": 0.6, "mnist": 0.4}),
-    "no variation": replace(_SHORT, variation=None, base=replace(_SHORT.base, variation=None)),
-    "no turning, slanting, stretching": _varied(rotation=0, shear=0, scale=0),
-    "no bending": _varied(bend=0),
-    "no other pens": _varied(thinner=0, fatter=0),
-    "no blur": _varied(softer=0),
+    "no variation": _throughout(_SHORT, variation=None),
+    "no turning, slanting, stretching": _otherwise(_SHORT, rotation=0, shear=0, scale=0),
+    "no bending": _otherwise(_SHORT, bend=0),
+    "no other pens": _otherwise(_SHORT, thinner=0, fatter=0),
+    "no blur": _otherwise(_SHORT, softer=0),
 }
 
 
@@ -816,21 +821,15 @@ def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[s
 
 # %% ../nbs/03_training.ipynb #choices
 _FIRST = replace(RECIPES["eigen-digits"], sets={"swiss": 0.35, "drawn": 0.25, "mnist": 0.4})
-
-
-def _sized(recipe: Recipe, size: int, **changes) -> Recipe:
-    "The recipe for digits of another size, with another variation to go with it."
-    parts = {name: _sized(part, size, **changes) for name in ("base", "then") if (part := getattr(recipe, name))}
-    return replace(recipe, size=size, variation=replace(recipe.variation, **changes), **parts)
-
-
 CANDIDATES = {
     "at first": _FIRST,
     "less varied": replace(_FIRST, variation=replace(_FIRST.variation, rotation=12, shear=0.3, fatter=0.9, softer=0)),
     "learning faster": replace(_FIRST, learning_rate=2e-3),
     "less of MNIST": RECIPES["eigen-digits"],  # what the five folds together chose
-    "20 pixels": _sized(RECIPES["eigen-digits"], 20, shift=1.5, scale=0.2),  # as MNIST has it, with more room to move
-    "26 pixels": _sized(RECIPES["eigen-digits"], 26, shift=0.75, scale=0.12),
+    "20 pixels": _throughout(
+        _otherwise(RECIPES["eigen-digits"], shift=1.5, scale=0.2), size=20
+    ),  # as MNIST has it, with more room to move
+    "26 pixels": _throughout(_otherwise(RECIPES["eigen-digits"], shift=0.75, scale=0.12), size=26),
 }
 SPOILT = (("rotation", -15.0), ("rotation", 15.0), ("stroke width", 1 / 4), ("blur", 0.02))  # as in 09's grid
 
@@ -872,7 +871,7 @@ def load_choosing(
     every: int = 5,  # of the scans and drawings, which are spoilt
 ) -> dict[str, Kind]:  # "swiss" and so on; also "swiss, rotation -15.0" and so on
     "Load what `CANDIDATES` train on, and every fifth scan and drawing spoilt in each way of `SPOILT`."
-    kinds = load_kinds(replace(_sized(_FIRST, size), then=None), ask=False)
+    kinds = load_kinds(_throughout(replace(_FIRST, then=None), size=size), ask=False)
     for name, digits in (("swiss", load("swiss")), ("drawn", redraw(load("pendigits"), 0))):
         fold = writer_folds(digits)[::every]
         some = digits.subset(slice(None, None, every))
@@ -961,23 +960,20 @@ def read_choices(
     return [candidates[name] for name in names]
 
 # %% ../nbs/03_training.ipynb #alternatives
-_BRIEF = replace(_FIRST, epochs=6, then=None, base=replace(_FIRST.base, epochs=6), sets=RECIPES["eigen-digits"].sets)
-
-
-def _shaped(network: str) -> Recipe:
-    "The brief recipe for another network in both of its parts."
-    return replace(_BRIEF, network=network, base=replace(_BRIEF.base, network=network))
-
-
-_SAME_PEN = replace(_BRIEF.variation, thinner=0, fatter=0)
+_BRIEF = _lasting(6, 6)
 ALTERNATIVES = {
     "as it ships": _BRIEF,
-    "narrower": _shaped("narrow_net"),
-    "wider": _shaped("wide_net"),
-    "with pooling": _shaped("pooling_net"),
+    "narrower": _throughout(_BRIEF, network="narrow_net"),
+    "wider": _throughout(_BRIEF, network="wide_net"),
+    "with pooling": _throughout(_BRIEF, network="pooling_net"),
+    "no dropout": _throughout(_BRIEF, network="no_dropout_net"),
+    "more dropout": _throughout(_BRIEF, network="more_dropout_net"),
     "MNIST not first": replace(_BRIEF, base=None, epochs=12),
-    "no other pens": replace(_BRIEF, variation=_SAME_PEN, base=replace(_BRIEF.base, variation=_SAME_PEN)),
+    "no other pens": _otherwise(_BRIEF, thinner=0, fatter=0),
+    "no bending": _otherwise(_BRIEF, bend=0),
+    "more bending": _otherwise(_BRIEF, bend=1.4),
 }
+LENGTHS = {"as it ships": _lasting(50, 22), "half as long": _lasting(25, 11), "half as long again": _lasting(75, 33)}
 MARGIN = 0.1  # share of its loss by which another must be better than what ships
 
 
@@ -985,14 +981,15 @@ MARGIN = 0.1  # share of its loss by which another must be better than what ship
 def compare(
     alternatives: dict[str, Recipe],  # by name, the one at hand first
     kinds: dict[str, Kind],  # what they train on and what else is asked about, by name
-    folder: Path,  # models/<name>: gets alternatives.json; runs/ below it keeps what is done, for a call to go on from
+    folder: Path,  # models/<name>: gets <name>.json; runs/<name>/ below it keeps what is done, for a call to go on from
     jobs: int = 1,  # processes that train, each on a core of its own
+    name: str = "alternatives",  # or "lengths"
 ) -> Path:  # the file written
     "Hold a recipe against others as `choose` does, each with a base of its own; it stays unless one is clearly better."
-    runs, folds = Path(folder) / "runs" / "alternatives", 1 + max(kind.fold.max() for kind in kinds.values())
-    calls = [(recipe, kinds, runs / name, _neighbours(folds)) for name, recipe in alternatives.items()]
+    runs, folds = Path(folder) / "runs" / name, 1 + max(kind.fold.max() for kind in kinds.values())
+    calls = [(recipe, kinds, runs / called, _neighbours(folds)) for called, recipe in alternatives.items()]
     found = dict(zip(alternatives, _each(_run_alternative, calls, jobs), strict=True))
-    path = Path(folder) / "alternatives.json"
+    path = Path(folder) / f"{name}.json"
     _write(path, (json.dumps(_chosen(found, folds, MARGIN), indent=1) + "\n").encode())
     return path
 

@@ -339,8 +339,8 @@ def mcnemar(
 def evaluate_ablations(
     folder: str | os.PathLike,  # models/<name>, with <name>.npz
     name: str = "ablations",  # or "seeds"
-) -> dict:  # recipe → kind → count and wrong; and, of all kinds together, lost, gained and p against the first
-    "Compare recipes, each changed in one way, with the first; write <name>.json."
+) -> dict:  # recipe → kind → count and wrong; and lost, gained and p against the first
+    "Compare recipes, each changed in one way, with the first, digit by digit; write <name>.json."
     path = Path(folder) / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; `eigen-digits train --{name}` writes it")
@@ -349,28 +349,29 @@ def evaluate_ablations(
         for key in file.files:
             recipe, kind = key.rsplit("/", 1)
             right.setdefault(recipe, {})[kind] = file[key]
-    whole, figures = np.concatenate(list(next(iter(right.values())).values())), {}
-    for recipe, kinds in right.items():
-        figures[recipe] = {kind: {"count": len(r), "wrong": int(np.sum(~r))} for kind, r in kinds.items()}
-        pooled = np.concatenate(list(kinds.values()))
-        lost, gained = int(np.sum(whole & ~pooled)), int(np.sum(pooled & ~whole))
-        figures[recipe] |= {"lost": lost, "gained": gained, "p": mcnemar(whole, pooled)}
+    whole = next(iter(right.values()))
+    figures = {recipe: {k: _against(whole[k], kinds[k]) for k in kinds} for recipe, kinds in right.items()}
     write_figures(Path(folder) / f"{name}.json", figures)
     return figures
+
+
+def _against(first: np.ndarray, right: np.ndarray) -> dict:
+    "How many a recipe misread, and how its answers differ from those of the first."
+    lost, gained = int(np.sum(first & ~right)), int(np.sum(right & ~first))
+    wrong = int(np.sum(~right))
+    return {"count": len(right), "wrong": wrong, "lost": lost, "gained": gained, "p": mcnemar(first, right)}
 
 
 def ablations_table(
     figures: dict,  # as `evaluate_ablations` gives
 ) -> str:  # Markdown
-    "How many digits each short recipe misread, and how its answers differ from those of the first."
+    "How many digits of each kind each recipe misread, and p for its being as often right as the first."
     first = next(iter(figures.values()))
-    kinds = [kind for kind, found in first.items() if isinstance(found, dict)]
-    heads = [f"{kind}, wrong of {first[kind]['count']:,}" for kind in kinds]
-    rows = [f"| recipe | {' | '.join(heads)} | lost | gained | p |", "|---|" + "---:|" * (len(kinds) + 3)]
-    for name, found in figures.items():
-        wrong = " | ".join(str(found[kind]["wrong"]) for kind in kinds)
-        against = f"{found['lost']} | {found['gained']} | {found['p']:.2g}" if found is not first else " | | "
-        rows.append(f"| {name} | {wrong} | {against} |")
+    rows = ["| recipe | " + " | ".join(f"{kind}, wrong of {found['count']:,}" for kind, found in first.items()) + " |"]
+    rows.append("|---|" + "---:|" * len(first))
+    for name, kinds in figures.items():
+        cells = [f"{f['wrong']}" if kinds is first else f"{f['wrong']} (p {f['p']:.2g})" for f in kinds.values()]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
@@ -378,6 +379,8 @@ def spread(
     figures: dict,  # as `evaluate_ablations` gives, of recipes that differ by their seed alone
 ) -> dict[str, tuple[float, float]]:  # kind → mean accuracy, standard deviation of a single one
     "How accuracy spreads over seeds."
-    kinds = [kind for kind, found in next(iter(figures.values())).items() if isinstance(found, dict)]
-    rows = {k: [1 - found[k]["wrong"] / found[k]["count"] for found in figures.values()] for k in kinds}
+    rows = {
+        k: [1 - found[k]["wrong"] / found[k]["count"] for found in figures.values()]
+        for k in next(iter(figures.values()))
+    }
     return {kind: (float(np.mean(row)), float(np.std(row, ddof=1))) for kind, row in rows.items()}

@@ -191,12 +191,10 @@ def load_kind(
         return _kind(drawings[0], writer_folds(pens), frame, size, *drawings[1:])
     if name == "mnist":
         digits = load("mnist")
-        if not frame:  # framing sees which is paper; the bare resize is given the dark ink on white that it expects
-            digits = replace(digits, images=255 - digits.images)
         held_out = np.arange(len(digits)) - (len(digits) - 10_000)
-        return _kind(digits, np.where(held_out >= 0, held_out % 5, -1), frame, size)
+        return _kind(_as_expected(digits, frame), np.where(held_out >= 0, held_out % 5, -1), frame, size)
     if name == "sklearn":
-        digits = _load_sklearn()
+        digits = _as_expected(_load_sklearn(), frame)
         return _kind(digits, np.arange(len(digits)) % 5, frame, size)
     if name in OUTLIERS:
         made = outliers(name, load("mnist").subset(slice(-10_000)), OUTLIERS[name])
@@ -204,6 +202,11 @@ def load_kind(
     raise ValueError(
         f"name: {name!r} is no kind; give 'swiss', 'drawn', 'mnist', 'sample', 'sklearn', 'several' or 'other'"
     )
+
+
+def _as_expected(digits: Digits, frame: bool) -> Digits:
+    "White digits on black as preprocessing expects them: framing sees which is paper, the bare resize wants it white."
+    return digits if frame else replace(digits, images=255 - digits.images)
 
 
 def _load_sklearn() -> Digits:

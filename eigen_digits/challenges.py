@@ -26,6 +26,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from . import preprocessing
 from .data import Digits, Drawn, fit_strokes, load, prepared
 from eigen_digits.evaluation import (
+    Calibration,
     calibration_error,
     digit_share,
     fold_calibrations,
@@ -555,9 +556,9 @@ def read_pictures(
     pixels = np.stack([preprocess(picture, size=own.size) for picture, own in zip(pictures, folds, strict=True)])
     digit, confidence, share = np.full(len(fold), -1), np.zeros(len(fold)), np.zeros(len(fold))
     for i in np.flatnonzero(pixels.any(axis=(1, 2, 3))):
-        logits, temperature = folds[i].network(pixels[i])[None].astype(np.float64), folds[i].temperature
+        logits, (temperature, lapse, _) = folds[i].network(pixels[i])[None].astype(np.float64), folds[i].calibration
         digit[i] = logits[0, :10].argmax()
-        confidence[i] = probabilities(logits[:, :10], temperature).max()
+        confidence[i] = probabilities(logits[:, :10], temperature, lapse).max()
         share[i] = digit_share(logits, temperature)[0]
     return Readings(digit, confidence, share, pixels)
 
@@ -567,8 +568,7 @@ class _Fold(NamedTuple):
 
     network: Network
     size: int  # as in `preprocess`
-    temperature: float
-    threshold: float
+    calibration: Calibration
 
 
 @cache
@@ -581,7 +581,7 @@ def _folds(folder: str) -> dict[int, _Fold]:
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing; `eigen-digits train --folds` writes it")
     sizes = json.loads((home / "sizes.json").read_text())
-    return {k: _Fold(Network(files[k].read_bytes()), sizes[k], *found[k]) for k in sorted(found)}
+    return {k: _Fold(Network(files[k].read_bytes()), sizes[k], found[k]) for k in sorted(found)}
 
 
 @cache
@@ -691,7 +691,7 @@ def _scores(folder: str, kind: str, source: str, count: int) -> dict[str, list]:
         pictures = _asked_of(folder, kind, source, fold, count // len(folds))
         readings = read_pictures(pictures, np.full(len(pictures), fold), folder)
         share += readings.share.tolist()
-        accepted += (readings.share >= own.threshold).tolist()
+        accepted += (readings.share >= own.calibration.threshold).tolist()
         rebuilt += (-_rebuilding_error(readings.pixels, own.size)).tolist()
     return {"share": share, "accepted": accepted, "rebuilt": rebuilt}
 

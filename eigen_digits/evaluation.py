@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'CALIBRATED_ON', 'AUDIT', 'Answers', 'read_answers', 'wilson', 'is_right', 'by_group', 'confusion',
-           'probabilities', 'reliability', 'calibration_error', 'fit_temperature', 'fit_threshold', 'digit_share',
-           'calibration', 'fold_calibrations', 'other_folds_temperatures', 'read_audit', 'audited', 'score', 'evaluate',
-           'write_figures', 'results_table', 'mcnemar', 'evaluate_ablations', 'ablations_table', 'spread']
+           'probabilities', 'reliability', 'calibration_error', 'Calibration', 'fit_calibration', 'fit_threshold',
+           'digit_share', 'calibration', 'fold_calibrations', 'other_folds_calibrations', 'read_audit', 'audited',
+           'score', 'evaluate', 'write_figures', 'results_table', 'mcnemar', 'evaluate_ablations', 'ablations_table',
+           'spread']
 
 # %% ../nbs/04_evaluation.ipynb #imports
 import csv
@@ -101,11 +102,13 @@ def confusion(
 def probabilities(
     logits: np.ndarray,  # (n, classes)
     temperature: float | np.ndarray = 1.0,  # one, or one for each row
+    lapse: float | np.ndarray = 0.0,  # share that is spread evenly over all classes; one, or one for each row
 ) -> np.ndarray:  # (n, classes)
-    "Softmax of the logits divided by the temperature."
+    "Softmax of the logits divided by the temperature, but for the share of answers that lapse."
     scaled = logits / np.reshape(temperature, (-1, 1))
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    lapse = np.reshape(lapse, (-1, 1))
+    return (1 - lapse) * powers / powers.sum(axis=1, keepdims=True) + lapse / logits.shape[1]
 
 
 def reliability(
@@ -135,17 +138,29 @@ def _log_loss(spread: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(spread[np.arange(len(labels)), labels], 1e-12)).mean())
 
 # %% ../nbs/04_evaluation.ipynb #temperature
-def fit_temperature(
+class Calibration(NamedTuple):
+    "What turns logits into confidences that come true, and tells which to act on; numbers, or one for each answer."
+
+    temperature: float | np.ndarray = 1.0  # divides the logits
+    lapse: float | np.ndarray = 0.0  # share of answers that are wrong whatever the logits say
+    threshold: float | np.ndarray = 0.0  # the `digit_share` that a digit must reach
+
+
+def fit_calibration(
     logits: np.ndarray,  # (n, 10), of digits that the network has not been trained on
     labels: np.ndarray,  # (n,)
-) -> float:  # divide logits by it
-    "The temperature with the smallest mean log-loss."
-    from scipy.optimize import minimize_scalar
+) -> tuple[float, float]:  # temperature and lapse rate
+    "The temperature and the lapse rate with the smallest mean log-loss together."
+    from scipy.optimize import minimize
 
-    def loss(log_temperature: float) -> float:
-        return _log_loss(probabilities(logits, np.exp(log_temperature)), labels)
+    def loss(logarithms: np.ndarray) -> float:
+        return _log_loss(probabilities(logits, *np.exp(logarithms)), labels)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    around = [(0, -7), (1, -7), (0, -5)]  # where to start: steps as wide as what is looked for
+    options, bounds = {"initial_simplex": around}, ((-3, 3), np.log((1e-6, 0.1)))
+    found = minimize(loss, around[0], method="Nelder-Mead", bounds=bounds, options=options)
+    temperature, lapse = np.exp(found.x)
+    return float(temperature), float(lapse)
 
 
 def fit_threshold(
@@ -165,44 +180,48 @@ def digit_share(
     return probabilities(logits, temperature)[:, :10].max(axis=1)
 
 
-CALIBRATED_ON = ("swiss", "drawn", "mnist")  # the groups on which a temperature is found, if they are there
+CALIBRATED_ON = ("swiss", "drawn", "mnist")  # the groups on which a recipe is calibrated, if they are there
 
 
 def _calibrating(groups: dict[str, Answers]) -> Answers:
-    "The answers on which a temperature is found, as one group."
+    "The answers on which a recipe is calibrated, as one group."
     chosen = [groups[name] for name in CALIBRATED_ON if name in groups] or [next(iter(groups.values()))]
     return Answers(*(np.concatenate(values) for values in zip(*chosen)))
 
 
 def calibration(
     groups: dict[str, Answers],  # out of fold, by group
-) -> tuple[float, float]:  # temperature and threshold
+) -> Calibration:
     "What suits all folds together: for a network that is trained on everything."
     return _calibration(_calibrating(groups))
 
 
-def _calibration(known: Answers) -> tuple[float, float]:
-    temperature = fit_temperature(known.digits, known.labels)
-    return temperature, fit_threshold(known.logits, temperature)
+def _calibration(known: Answers) -> Calibration:
+    temperature, lapse = fit_calibration(known.digits, known.labels)
+    return Calibration(temperature, lapse, fit_threshold(known.logits, temperature))
 
 
 def fold_calibrations(
     groups: dict[str, Answers],  # out of fold, by group
-) -> dict[int, tuple[float, float]]:  # fold → temperature and threshold
+) -> dict[int, Calibration]:  # by fold
     "For each fold what suits the other folds, which its network has not been asked about."
     known, found = _calibrating(groups), {}
     for fold in np.unique(known.fold):
         others = known.fold != fold
-        found[int(fold)] = _calibration(Answers(*(values[others] for values in known))) if others.any() else (1.0, 0.0)
+        found[int(fold)] = (
+            _calibration(Answers(*(values[others] for values in known))) if others.any() else Calibration()
+        )
     return found
 
 
-def other_folds_temperatures(
+def other_folds_calibrations(
     groups: dict[str, Answers],  # out of fold, by group
-) -> dict[str, np.ndarray]:  # group → (n,), for each answer
-    "For each answer of any group, the one temperature that suits the other folds best."
+) -> dict[str, Calibration]:  # by group, with one number for each answer
+    "For each answer of any group what suits the other folds."
     found = fold_calibrations(groups)
-    return {name: np.array([found[int(fold)][0] for fold in answers.fold]) for name, answers in groups.items()}
+    return {
+        name: Calibration(*np.array([found[int(fold)] for fold in answers.fold]).T) for name, answers in groups.items()
+    }
 
 # %% ../nbs/04_evaluation.ipynb #audit
 AUDIT = "swiss-audit.csv"  # beside the folders of the recipes
@@ -241,11 +260,11 @@ def audited(
 # %% ../nbs/04_evaluation.ipynb #evaluate
 def score(
     answers: Answers,
-    temperature: float | np.ndarray = 1.0,  # as in `probabilities`
+    calibrated: Calibration = Calibration(),  # noqa: B008 (it cannot be changed)
 ) -> dict:
     "Accuracy with its interval, the worst writer, and the calibration of a group of answers."
     right = is_right(answers)
-    spread = probabilities(answers.digits, temperature)
+    spread = probabilities(answers.digits, calibrated.temperature, calibrated.lapse)
     figures = _share(int(right.sum()), len(right))
     if len(writers := by_group(right, answers.writers)) > 1:
         worst, counts = next(iter(writers.items()))
@@ -272,10 +291,9 @@ def evaluate(
     groups = read_answers(folder)
     if "swiss" in groups and (audit := Path(folder).parent / AUDIT).exists():
         groups["audited"] = audited(groups["swiss"], read_audit(audit))
-    temperatures = other_folds_temperatures(groups) if calibrate else dict.fromkeys(groups, 1.0)
+    found = other_folds_calibrations(groups) if calibrate else dict.fromkeys(groups, Calibration())
     figures = {
-        name: {"protocol": PROTOCOLS.get(name, name), **score(answers, temperatures[name])}
-        for name, answers in groups.items()
+        name: {"protocol": PROTOCOLS.get(name, name), **score(answers, found[name])} for name, answers in groups.items()
     }
     for name, (changed, largest) in _roundings(folder).items():
         figures[name]["rounding"] = {"changed": int(changed), "largest": float(largest)}

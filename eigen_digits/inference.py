@@ -47,7 +47,7 @@ class ArtefactError(ValueError):
     "An artefact that cannot be used; the text names the file and what is wrong with it."
 
 
-FORMAT = 3  # the version of model.json that is read here
+FORMAT = 4  # the version of model.json that is read here
 _NETWORK = "model.tflite"
 NEXT = "next"  # the folder where new files wait until they are put in their places
 
@@ -82,6 +82,7 @@ _FIELDS = {
     "preprocessing": ('{"frame": true or false, "size": 4 to 26}', _preprocessing),
     "classes": (f"the ten digits, with or without {', '.join(_NO_DIGIT)}", lambda value: value in _CLASSES),
     "temperature": ("a positive, finite number", _number(1e-30, 1e30)),  # float32 can divide by it
+    "lapse": ("a number from 0 to 1", _number(0, 1)),
     "threshold": ("a number from 0 to 1", _number(0, 1)),
     "files": (f'{_NETWORK} and the files beside it, each as {{"sha256": a text, "bytes": a count}}', _files),
 }
@@ -289,7 +290,8 @@ class Recognizer:
     def _answer(self, logits: np.ndarray) -> Prediction:
         "Calibrated probabilities, the best of them, and whether to act on it."
         powers = np.exp((logits - logits.max()) / np.float32(self.meta["temperature"]))
-        probabilities = powers[:10] / powers[:10].sum()
+        lapse = np.float32(self.meta["lapse"])
+        probabilities = (1 - lapse) * powers[:10] / powers[:10].sum() + lapse / 10
         digit = int(probabilities.argmax())
         is_digit = bool(powers[digit] >= self.meta["threshold"] * powers.sum())
         reason = None if is_digit else self._obstacle(powers, digit)

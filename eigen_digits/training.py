@@ -36,7 +36,7 @@ from PIL import ImageOps
 from . import model as networks  # before keras and TensorFlow: it keeps them quiet
 from .challenges import corrupt, outliers, redraw
 from .data import Digits, Drawn, load, prepared
-from .evaluation import calibration, probabilities, read_answers
+from .evaluation import Calibration, calibration, probabilities, read_answers
 from .inference import NEXT, Network
 from .preprocessing import SIZE, load_image
 
@@ -1004,7 +1004,7 @@ def _run_alternative(recipe: Recipe, kinds: dict[str, Kind], folder: Path, pairs
     return {(a, b): _kept(folder / f"{a}-{b}", run, recipe, kinds) for (a, b), run in runs.items()}
 
 # %% ../nbs/03_training.ipynb #artefact
-FORMAT = 3  # of model.json; a reader refuses what it does not know
+FORMAT = 4  # of model.json; a reader refuses what it does not know
 
 
 def write_artefact(
@@ -1012,8 +1012,7 @@ def write_artefact(
     folder: Path,  # models/<name>
     recipe: Recipe,
     trained_on: dict,  # name → count and sha256 of what was trained on
-    temperature: float,
-    threshold: float,  # a digit's share of all classes' probability, below which it is not accepted
+    calibrated: Calibration,  # by answers about digits that such a network had not learnt
     metrics: dict,  # measured figures with their protocol
     seconds: float | None = None,  # that the training took
 ) -> None:
@@ -1028,8 +1027,7 @@ def write_artefact(
         "classes": [*range(10), *networks.NO_DIGIT][: model.output_shape[-1]],
         "input_shape": [28, 28, 1],
         "preprocessing": {"frame": recipe.frame, "size": recipe.size},
-        "temperature": temperature,
-        "threshold": threshold,
+        **calibrated._asdict(),
         "trained_on": trained_on,
         "recipe": asdict(recipe),
         "seed": recipe.seed,
@@ -1101,10 +1099,10 @@ def train(
         for name, kind in everything.items()
     }
     path = Path(folder) / "out_of_fold.npz"
-    found = calibration(read_answers(folder)) if path.exists() else (1.0, 0.0)
+    found = calibration(read_answers(folder)) if path.exists() else Calibration()
     clocks = [clock for part in ("base", "all") for clock in (runs / part).rglob("seconds.txt")]
     seconds = sum(float(clock.read_text()) for clock in clocks)
-    write_artefact(model, folder, recipe, trained_on, *found, _metrics(Path(folder)), seconds)
+    write_artefact(model, folder, recipe, trained_on, found, _metrics(Path(folder)), seconds)
     return model
 
 

@@ -160,7 +160,7 @@ def write_old(tell, folder: Path) -> None:
     """Write an artefact of a network that has learnt nothing."""
     training = prepare()
     training.keras.utils.set_random_seed(7)
-    training.write_artefact(tiny_net(), folder, tiny_recipe(training), {}, 2.0, 0.5, {})
+    training.write_artefact(tiny_net(), folder, tiny_recipe(training), {}, training.Calibration(2.0, 0.0, 0.5), {})
 
 
 PICTURES = np.random.default_rng(1).random((5, 28, 28, 1), np.float32)
@@ -331,7 +331,7 @@ def test_a_full_disk_in_mid_training_loses_no_more_than_a_kill(old, whole, tmp_p
 
 def write_new(training, folder: Path, temperature: float) -> None:
     """Write an artefact; of a network that has been converted already, which saves the time."""
-    training.write_artefact(training.new, folder, tiny_recipe(training), {}, temperature, 0.5, {})
+    training.write_artefact(training.new, folder, tiny_recipe(training), {}, training.Calibration(temperature, 0.0, 0.5), {})
 
 
 def prepare_new(network: bytes):

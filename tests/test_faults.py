@@ -331,7 +331,9 @@ def test_a_full_disk_in_mid_training_loses_no_more_than_a_kill(old, whole, tmp_p
 
 def write_new(training, folder: Path, temperature: float) -> None:
     """Write an artefact; of a network that has been converted already, which saves the time."""
-    training.write_artefact(training.new, folder, tiny_recipe(training), {}, training.Calibration(temperature, 0.0, 0.5), {})
+    training.write_artefact(
+        training.new, folder, tiny_recipe(training), {}, training.Calibration(temperature, 0.0, 0.5), {}
+    )
 
 
 def prepare_new(network: bytes):

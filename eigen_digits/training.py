@@ -661,21 +661,29 @@ def out_of_fold(
     folder: Path,  # gets out_of_fold.npz, folds/ and learning.json; runs/ keeps what is done, for a call to go on from
     folds: int = 5,
     jobs: int = 1,  # processes that train, each on a core of its own
-    chosen: Sequence[Recipe] = (),  # one for each fold; those of one size have one base. None given: the recipe for all
+    chosen: Sequence[
+        Recipe
+    ] = (),  # one for each fold; bases of one size and length are the same. None: the recipe for all
 ) -> Path:  # the file written
     "Ask about every digit a network that did not know its writer, and write the answers."
     runs, chosen = Path(folder) / "runs", chosen or [recipe] * folds
-    of_size = {recipe.size: (recipe, kinds)}
+    of_size = {recipe.size: kinds}
     for own in chosen:
         if own.size not in of_size:
-            of_size[own.size] = own, load_kinds(own)
-    bases = _each(_base_weights, [(own, seen, runs) for own, seen in of_size.values()], jobs)
-    starts = dict(zip(of_size, bases, strict=True))
+            of_size[own.size] = load_kinds(own)
+    homes = {_base_folder(runs, own, recipe): own for own in (recipe, *chosen)}
+    bases = _each(_base_weights, [(own, of_size[own.size], home) for home, own in homes.items()], jobs)
+    starts = dict(zip(homes, bases, strict=True))
     calls = [
-        (runs / f"fold-{fold}", partial(_run_fold, fold=fold, start=starts[own.size]), own, of_size[own.size][1])
+        (
+            runs / f"fold-{fold}",
+            partial(_run_fold, fold=fold, start=starts[_base_folder(runs, own, recipe)]),
+            own,
+            of_size[own.size],
+        )
         for fold, own in enumerate(chosen)
     ]
-    calls.append((runs / "shared-writers", partial(_run_shared, start=starts[recipe.size]), recipe, kinds))
+    calls.append((runs / "shared-writers", partial(_run_shared, start=starts[runs / "base"]), recipe, kinds))
     *parts, shared = _each(_kept, calls, jobs)
     (Path(folder) / "folds").mkdir(parents=True, exist_ok=True)
     for fold, part in enumerate(parts):
@@ -746,12 +754,17 @@ def _kept(folder: Path, run: Callable, recipe: Recipe, kinds: dict[str, Kind]) -
     return answers
 
 
-def _base_weights(recipe: Recipe, kinds: dict[str, Kind], runs: Path) -> list[np.ndarray] | None:
+def _base_folder(runs: Path, recipe: Recipe, first: Recipe) -> Path:
+    "Where the base of a recipe is kept, apart from that of the first unless it is the same."
+    return runs / ("base" if recipe.base == first.base else f"choices/base-{recipe.size}-{recipe.base.epochs}")
+
+
+def _base_weights(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> list[np.ndarray] | None:
     "The weights that a recipe starts from, of a network that knows nothing that any fold asks about."
     if recipe.base is None:
         return None
     known = {name: _knowing(kinds[name], kinds[name].fold < 0) for name in recipe.base.sets}
-    return _weights(recipe.base, known, runs / ("base" if recipe.size == SIZE else f"choices/base-{recipe.size}"))
+    return _weights(recipe.base, known, folder)
 
 # %% ../nbs/03_training.ipynb #ablations
 ABLATED_FOLDS = (0, 1)
@@ -763,10 +776,9 @@ def _throughout(recipe: Recipe, **changes) -> Recipe:
     return replace(recipe, **changes, **parts)
 
 
-def _lasting(first: int, second: int) -> Recipe:
-    "Our recipe up to where it learns what is no digit, with so many epochs in its two parts."
-    ours = RECIPES["eigen-digits"]
-    return replace(ours, base=replace(ours.base, epochs=first), epochs=second, then=None)
+def _lasting(recipe: Recipe, first: int, second: int) -> Recipe:
+    "The recipe with so many epochs in its first two parts."
+    return replace(recipe, base=replace(recipe.base, epochs=first), epochs=second)
 
 
 def _otherwise(recipe: Recipe, **changes) -> Recipe:
@@ -777,7 +789,8 @@ def _otherwise(recipe: Recipe, **changes) -> Recipe:
 SEEDS = {
     f"seed {seed}": _throughout(RECIPES["eigen-digits"], seed=seed) for seed in (RECIPES["eigen-digits"].seed, 1, 2)
 }
-_SHORT = _lasting(3, 3)
+_OF_DIGITS = replace(RECIPES["eigen-digits"], then=None)  # up to where it learns what is no digit
+_SHORT = _lasting(_OF_DIGITS, 3, 3)
 ABLATIONS = {  # without a base all steps are taken in the one part there is
     "everything": _SHORT,
     "another seed": _throughout(_SHORT, seed=1),
@@ -813,7 +826,7 @@ def ablate(
 
 def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[str, np.ndarray]:  # kind → bool (n,)
     "Train with each of the folds in turn held out; which of their digits were read right."
-    start, right = _base_weights(recipe, kinds, folder), {}
+    start, right = _base_weights(recipe, kinds, folder / "base"), {}
     for fold in ABLATED_FOLDS:
         run = partial(_run_fold, fold=fold, start=start)
         answers = _kept(folder / f"fold-{fold}", run, recipe, kinds)
@@ -848,7 +861,9 @@ def choose(
     runs = Path(folder) / "runs"
     of_size = {recipe.size: recipe for recipe in candidates.values()}
     kinds = {size: load(size) for size in of_size}
-    bases = _each(_base_weights, [(recipe, kinds[size], runs) for size, recipe in of_size.items()], jobs)
+    first = next(iter(candidates.values()))
+    calls = [(recipe, kinds[size], _base_folder(runs, recipe, first)) for size, recipe in of_size.items()]
+    bases = _each(_base_weights, calls, jobs)
     starts = dict(zip(of_size, bases, strict=True))
     folds = 1 + max(kind.fold.max() for some in kinds.values() for kind in some.values())
     pairs = _neighbours(folds)
@@ -953,17 +968,29 @@ def read_choices(
     folder: Path,  # models/<name>
     candidates: dict[str, Recipe] = CANDIDATES,
 ) -> list[Recipe]:  # one for each fold
-    "What `choose` chose; raises `FileNotFoundError` where it has not, and `ValueError` for an unknown candidate."
+    """What `choose` chose, as long as `compare` found best where it was asked.
+
+    Raises `FileNotFoundError` where nothing was chosen, and `ValueError` for an unknown candidate.
+    """
     path = Path(folder) / "choices.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; `eigen-digits train --choices` writes it")
+    chosen = _read_chosen(path, candidates)
+    if not (path := Path(folder) / "lengths.json").exists():
+        return chosen
+    lengths = _read_chosen(path, LENGTHS)
+    return [_lasting(own, long.base.epochs, long.epochs) for own, long in zip(chosen, lengths, strict=True)]
+
+
+def _read_chosen(path: Path, candidates: dict[str, Recipe]) -> list[Recipe]:
+    "The candidates that a file names, one for each fold."
     names = json.loads(path.read_text())["chosen"]
     if unknown := [name for name in names if name not in candidates]:
         raise ValueError(f"{path}: {unknown[0]!r} is none of {', '.join(candidates)}; choose again")
     return [candidates[name] for name in names]
 
 # %% ../nbs/03_training.ipynb #alternatives
-_BRIEF = _lasting(6, 6)
+_BRIEF = _lasting(_OF_DIGITS, 6, 6)
 ALTERNATIVES = {
     "as it ships": _BRIEF,
     "narrower": _throughout(_BRIEF, network="narrow_net"),
@@ -976,7 +1003,11 @@ ALTERNATIVES = {
     "no bending": _otherwise(_BRIEF, bend=0),
     "more bending": _otherwise(_BRIEF, bend=1.4),
 }
-LENGTHS = {"as it ships": _lasting(50, 22), "half as long": _lasting(25, 11), "half as long again": _lasting(75, 33)}
+LENGTHS = {
+    "as it ships": _OF_DIGITS,
+    "half as long": _lasting(_OF_DIGITS, 25, 11),
+    "half as long again": _lasting(_OF_DIGITS, 75, 33),
+}
 MARGIN = 0.1  # share of its loss by which another must be better than what ships
 
 
@@ -999,7 +1030,7 @@ def compare(
 
 def _run_alternative(recipe: Recipe, kinds: dict[str, Kind], folder: Path, pairs: list) -> dict:
     "Train a recipe without each pair of folds; what it said, by pair."
-    start = _base_weights(recipe, kinds, folder)
+    start = _base_weights(recipe, kinds, folder / "base")
     runs = {pair: partial(_run_pair, pair=pair, start=start) for pair in pairs}
     return {(a, b): _kept(folder / f"{a}-{b}", run, recipe, kinds) for (a, b), run in runs.items()}
 
@@ -1091,7 +1122,8 @@ def train(
     kinds: dict[str, Kind],  # what the recipe trains on, by name
 ) -> keras.Model:
     "Train on everything and write the artefact, calibrated by the folder's out-of-fold answers where there are any."
-    runs, start = Path(folder) / "runs", _base_weights(recipe, kinds, Path(folder) / "runs")
+    runs = Path(folder) / "runs"
+    start = _base_weights(recipe, kinds, runs / "base")
     everything = {name: kind._replace(fold=np.zeros(len(kind.labels), int)) for name, kind in kinds.items()}
     model = _network(recipe, _weights(recipe, everything, runs / "all", start))
     trained_on = {

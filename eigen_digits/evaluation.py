@@ -142,7 +142,7 @@ class Calibration(NamedTuple):
     "What turns logits into confidences that come true, and tells which to act on; numbers, or one for each answer."
 
     temperature: float | np.ndarray = 1.0  # divides the logits
-    lapse: float | np.ndarray = 0.0  # share of answers that are wrong whatever the logits say
+    lapse: float | np.ndarray = 0.0  # share of answers that are left to chance, whatever the logits say
     threshold: float | np.ndarray = 0.0  # the `digit_share` that a digit must reach
 
 

@@ -292,7 +292,7 @@ class Recognizer:
         powers = np.exp((logits - logits.max()) / np.float32(self.meta["temperature"]))
         lapse = np.float32(self.meta["lapse"])
         probabilities = (1 - lapse) * powers[:10] / powers[:10].sum() + lapse / 10
-        digit = int(probabilities.argmax())
+        digit = int(powers[:10].argmax())
         is_digit = bool(powers[digit] >= self.meta["threshold"] * powers.sum())
         reason = None if is_digit else self._obstacle(powers, digit)
         return Prediction(digit, float(probabilities[digit]), probabilities, is_digit, reason)

@@ -239,7 +239,7 @@ class ModelCard(ModelName):
     parameters: int = Field(description="How many numbers were learnt")
     classes: list[int | str] = Field(description="What it tells apart")
     temperature: float = Field(description="What its logits are divided by, so that confidences come true")
-    lapse: float = Field(description="The share of answers that are wrong, whatever the logits say")
+    lapse: float = Field(description="The share of answers that are left to chance, whatever the logits say")
     threshold: float = Field(description="The share of the probability of all classes that a digit must take")
     trained_on: dict[str, Any] = Field(description="Each set of digits with its count and sha256")
     metrics: dict[str, Any] = Field(description="Its measured figures, each with protocol, count and interval")

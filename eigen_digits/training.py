@@ -842,9 +842,8 @@ CANDIDATES = {
     "less varied": replace(_FIRST, variation=replace(_FIRST.variation, rotation=12, shear=0.3, fatter=0.9, softer=0)),
     "learning faster": replace(_FIRST, learning_rate=2e-3),
     "less of MNIST": RECIPES["eigen-digits"],  # what the five folds together chose
-    "20 pixels": _throughout(
-        _otherwise(RECIPES["eigen-digits"], shift=1.5, scale=0.2), size=20
-    ),  # as MNIST has it, with more room to move
+    # As MNIST has it, with more room to move; or larger, with less.
+    "20 pixels": _throughout(_otherwise(RECIPES["eigen-digits"], shift=1.5, scale=0.2), size=20),
     "26 pixels": _throughout(_otherwise(RECIPES["eigen-digits"], shift=0.75, scale=0.12), size=26),
 }
 SPOILT = (("rotation", -15.0), ("rotation", 15.0), ("stroke width", 1 / 4), ("blur", 0.02))  # as in 09's grid
@@ -968,7 +967,7 @@ def read_choices(
     folder: Path,  # models/<name>
     candidates: dict[str, Recipe] = CANDIDATES,
 ) -> list[Recipe]:  # one for each fold
-    """What `choose` chose, as long as `compare` found best where it was asked.
+    """What `choose` chose, with the length that `compare` chose of `LENGTHS` where it was asked.
 
     Raises `FileNotFoundError` where nothing was chosen, and `ValueError` for an unknown candidate.
     """

@@ -202,9 +202,13 @@ def test_several_workers_keep_one_count(tmp_path):
     with serving(tmp_path, workers=2) as server:
         wait_until(lambda: len(server.workers()) == 2, "both workers")
         assert [digit_of(server) for _ in range(30)] == [7] * 30
-        text = ask(server, "GET", "/metrics")[1].decode()
-        assert 'eigen_digits_predictions_total{digit="7"} 30.0' in text
-        assert 'eigen_digits_requests_total{route="/api/v2/predict",status="200"} 30.0' in text
+        for count in ('predictions_total{digit="7"} 30.0', 'requests_total{route="/api/v2/predict",status="200"} 30.0'):
+            wait_until(lambda count=count: count in metrics(server), count)  # written down once an answer is sent
+
+
+def metrics(server: Server) -> str:
+    """What the server has counted."""
+    return ask(server, "GET", "/metrics")[1].decode()
 
 
 def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(tmp_path):

@@ -282,7 +282,7 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 @click.option("--choices", "trial", flag_value="choices", help="Choose a recipe for each fold, without its writers.")
 @click.option("--alternatives", "trial", flag_value="alternatives", help="Hold our recipe against others.")
 @click.option("--lengths", "trial", flag_value="lengths", help="Hold our recipe against shorter and longer ones.")
-@click.option("--seeds", "trial", flag_value="seeds", help="Train our recipe from three seeds, on two folds.")
+@click.option("--seeds", "trial", flag_value="seeds", help="Train our folds again from two other seeds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
 @click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
@@ -311,7 +311,7 @@ def train(
             else:
                 recipe = _changed(training.RECIPES[name], epochs, seed, sample)
                 click.echo(_trained(training, recipe, folder, folds, jobs))
-        except training.FolderInUse as error:
+        except (training.FolderInUse, FileNotFoundError, ValueError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -321,9 +321,13 @@ def _trained(training, recipe, folder: Path, folds: bool, jobs: int) -> Path:
     if not folds:
         training.train(folder, recipe, kinds)
         return folder / "model.json"
+    return training.out_of_fold(recipe, kinds, folder, jobs=jobs, chosen=_chosen(training, recipe, folder))
+
+
+def _chosen(training, recipe, folder: Path) -> list:
+    "The recipes that were chosen for the folds, none if this one is not ours or nothing was chosen."
     ours = recipe == training.RECIPES[RECIPES[0]]
-    chosen = training.read_choices(folder) if ours and (folder / "choices.json").exists() else ()
-    return training.out_of_fold(recipe, kinds, folder, jobs=jobs, chosen=chosen)
+    return training.read_choices(folder) if ours and (folder / "choices.json").exists() else []
 
 
 def _try(training, trial: str, folder: Path, jobs: int) -> Path:
@@ -333,8 +337,11 @@ def _try(training, trial: str, folder: Path, jobs: int) -> Path:
     if trial in ("alternatives", "lengths"):
         recipes = training.LENGTHS if trial == "lengths" else training.ALTERNATIVES
         return training.compare(recipes, _loaded(training.load_choosing), folder, jobs, trial)
-    recipes = training.SEEDS if trial == "seeds" else training.ABLATIONS
-    return _loaded(training.ablate, folder, recipes, jobs, trial)
+    if trial == "ablations":
+        return _loaded(training.ablate, folder, training.ABLATIONS, jobs)
+    recipe = training.RECIPES[RECIPES[0]]
+    kinds, chosen = _loaded(training.load_kinds, recipe), _chosen(training, recipe, folder)
+    return training.reseed(recipe, kinds, folder, jobs=jobs, chosen=chosen)
 
 # %% ../nbs/08_cli.ipynb #summary
 def summary(

@@ -316,7 +316,7 @@ def test_clear_empties_the_canvas(page):
     answer(page).filter(has_text="sure").wait_for()
     page.get_by_role("button", name="Clear").click()
     answer(page).filter(has_text="draw something").wait_for()
-    assert ink(page).sum() == 0
+    wait_until(lambda: ink(page).sum() == 0, "an empty canvas")
 
 
 def test_undo_and_redo(page):
@@ -326,7 +326,7 @@ def test_undo_and_redo(page):
     wait_until(lambda: shows(page, FOUR[:1]), "its first stroke")
     page.get_by_role("button", name="Redo").click()
     wait_until(lambda: shows(page, FOUR), "both strokes again")
-    assert page.get_by_role("button", name="Redo").is_disabled()
+    wait_until(page.get_by_role("button", name="Redo").is_disabled, "a Redo that is off")
 
 
 def test_keys(page):

@@ -36,8 +36,6 @@ pytestmark = [
 
 SECONDS = 180  # a machine busy with other tests takes a minute to start a server, a browser and a kernel
 SEVEN = [[(80, 70), (200, 70), (120, 220)]]
-ONE = [[(110, 110), (150, 60), (150, 225)]]
-TWO = [[(90, 100), (105, 68), (140, 56), (178, 72), (184, 108), (150, 160), (88, 220), (195, 220)]]
 FOUR = [[(150, 55), (90, 160), (200, 160)], [(165, 110), (165, 230)]]
 ZERO = [[(140, 60), (100, 80), (82, 140), (100, 200), (140, 220), (180, 200), (198, 140), (180, 80), (140, 60)]]
 
@@ -220,7 +218,7 @@ def places(page, strokes, number: int = 0) -> list[list[tuple[int, int]]]:
 def placed(page, strokes) -> list[list[tuple[float, float]]]:
     """Strokes as they are on the canvas when they were drawn at these places of the page."""
     box = canvas_of(page).bounding_box()
-    return [[(x - box["x"], y - box["y"]) for x, y in stroke] for stroke in places(page, strokes)]
+    return [[(x - box["x"], y - box["y"]) for x, y in stroke] for stroke in places(page, map(finer, strokes))]
 
 
 def finer(stroke: list) -> list[tuple[float, float]]:
@@ -263,14 +261,6 @@ def draw_by_touch(page, strokes):
         touch("touchEnd")
 
 
-def trajectories() -> dict[str, list]:
-    """Strokes to draw: one digit of each kind by real writers, or where these are not at hand some of our own."""
-    if not available("pendigits"):
-        return {"0": ZERO, "1": ONE, "2": TWO, "4": FOUR, "7": SEVEN}
-    pens = load("pendigits")
-    return {str(digit): pens.strokes[np.flatnonzero(pens.labels == digit)[40]] for digit in range(10)}
-
-
 @pytest.mark.parametrize("draw", [draw_by_mouse, draw_by_touch], ids=["mouse", "touch"])
 @pytest.mark.parametrize("digit, strokes", [("7", SEVEN), ("0", ZERO)], ids=["seven", "zero"])
 def test_a_drawn_digit_is_answered(page, draw, digit, strokes):
@@ -278,9 +268,11 @@ def test_a_drawn_digit_is_answered(page, draw, digit, strokes):
     wait_for_digit(page, digit)
 
 
+@pytest.mark.skipif(not available("pendigits"), reason="pendigits is not at hand")
 def test_pens_of_real_writers_are_read_as_their_strokes(page):
-    recognizer, differences = Recognizer.load(), []
-    for digit, strokes in trajectories().items():
+    recognizer, differences, pens = Recognizer.load(), [], load("pendigits")
+    for digit in range(10):
+        strokes = pens.strokes[np.flatnonzero(pens.labels == digit)[40]]
         page.get_by_role("button", name="Clear").click()
         answer(page).filter(has_text="draw something").wait_for()
         draw_by_mouse(page, strokes)

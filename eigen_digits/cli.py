@@ -42,7 +42,7 @@ def _extra(
         raise click.ClickException(f"this needs {missing}, which is not installed: {hint}") from error
 
 # %% ../nbs/08_cli.ipynb #images
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def images_in(
@@ -264,34 +264,40 @@ def _folder(out: Path | None, name: str, sample: bool) -> Path:
     return out or Path("models", f"{name}-sample" if sample else name)
 
 
-def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
+def _changed(training, recipe, epochs: int | None, seed: int | None, sample: bool):
     "A recipe with what the command line says otherwise."
     from dataclasses import replace
 
     if sample:
         brief = dict(epochs=2, steps=min(recipe.steps, 40), batch=64)
         recipe = replace(recipe, sets={"sample": 1.0}, base=None, then=None, **brief)
-    given = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
-    return replace(recipe, **given)
+    if seed is not None:
+        recipe = training.throughout(recipe, seed=seed)
+    return recipe if epochs is None else replace(recipe, epochs=epochs)
 
 # %% ../nbs/08_cli.ipynb #train
+def _trial(name: str, text: str):
+    "The option for a trial of our recipe."
+    return click.option(f"--{name}", "trials", flag_value=name, multiple=True, help=text)
+
+
 @main.command()
 @_recipe_option
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
-@click.option("--ablations", "trial", flag_value="ablations", help="Leave out each ingredient of our recipe in turn.")
-@click.option("--choices", "trial", flag_value="choices", help="Choose a recipe for each fold, without its writers.")
-@click.option("--alternatives", "trial", flag_value="alternatives", help="Hold our recipe against others.")
-@click.option("--lengths", "trial", flag_value="lengths", help="Hold our recipe against shorter and longer ones.")
-@click.option("--seeds", "trial", flag_value="seeds", help="Train our folds again from two other seeds.")
+@_trial("ablations", "Leave out each ingredient of our recipe in turn.")
+@_trial("choices", "Choose a recipe for each fold, without its writers.")
+@_trial("alternatives", "Hold our recipe against others.")
+@_trial("lengths", "Hold our recipe against shorter and longer ones.")
+@_trial("seeds", "Train our folds again from two other seeds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Folds to train side by side.")
 @_out_option
-@click.option("--epochs", type=click.IntRange(2), help="At least 2; the recipe's own if not given.")
+@click.option("--epochs", type=click.IntRange(2), help="Of its main part, at least 2; the recipe's own if not given.")
 @click.option("--seed", type=int, help="The recipe's own if not given.")
 @click.option("--sample", is_flag=True, help="A quick run on a small packaged set.")
 def train(
     name: str,
     folds: bool,
-    trial: str | None,
+    trials: tuple[str, ...],
     jobs: int,
     out: Path | None,
     epochs: int | None,
@@ -302,6 +308,9 @@ def train(
     with _extra("train"):
         from eigen_digits import training
 
+        if len(trials) > 1:
+            raise click.UsageError(f"--{trials[0]} and --{trials[1]} are two trials; give one, then the other")
+        trial = next(iter(trials), None)
         if trial and (folds or sample or epochs or seed is not None or name != RECIPES[0]):
             raise click.UsageError(f"--{trial} has recipes of its own; it goes with --jobs and --out alone")
         folder = _folder(out, name, sample)
@@ -309,9 +318,9 @@ def train(
             if trial:
                 click.echo(_try(training, trial, folder, jobs))
             else:
-                recipe = _changed(training.RECIPES[name], epochs, seed, sample)
+                recipe = _changed(training, training.RECIPES[name], epochs, seed, sample)
                 click.echo(_trained(training, recipe, folder, folds, jobs))
-        except (training.FolderInUse, FileNotFoundError, ValueError) as error:
+        except (training.FolderInUse, OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -15,6 +15,7 @@ import json
 import os
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -47,15 +48,21 @@ PROTOCOLS = {
 def read_answers(
     folder: str | os.PathLike,  # models/<name>
 ) -> dict[str, Answers]:  # by group, as in `PROTOCOLS`
-    "Read the out-of-fold answers that training wrote; raises `FileNotFoundError` where there are none."
+    """Read the out-of-fold answers that training wrote.
+
+    Raises `FileNotFoundError` where there are none, and `ValueError` where they are damaged.
+    """
     path = Path(folder) / "out_of_fold.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; `eigen-digits train --folds` writes it")
-    with np.load(path) as file:
-        groups = sorted({key.split("/")[0] for key in file.files})
-        arrays = {
-            group: {f: file[f"{group}/{f}"] for f in Answers._fields if f"{group}/{f}" in file} for group in groups
-        }
+    try:
+        with np.load(path) as file:
+            groups = sorted({key.split("/")[0] for key in file.files})
+            arrays = {
+                group: {f: file[f"{group}/{f}"] for f in Answers._fields if f"{group}/{f}" in file} for group in groups
+            }
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); `eigen-digits train --folds` writes it anew") from error
     for fields in arrays.values():
         fields["logits"] = fields["logits"].astype(np.float64)
         fields.setdefault("fold", np.zeros(len(fields["labels"]), int))

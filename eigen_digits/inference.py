@@ -84,6 +84,9 @@ _FIELDS = {
     "temperature": ("a positive, finite number", _number(1e-30, 1e30)),  # float32 can divide by it
     "lapse": ("a number from 0 to 1", _number(0, 1)),
     "threshold": ("a number from 0 to 1", _number(0, 1)),
+    "parameters": ("a count", lambda value: type(value) is int and value >= 0),
+    "trained_on": ("an object", lambda value: isinstance(value, dict)),
+    "metrics": ("an object", lambda value: isinstance(value, dict)),
     "files": (f'{_NETWORK} and the files beside it, each as {{"sha256": a text, "bytes": a count}}', _files),
 }
 

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+import traceback
 import uuid
 from base64 import b64encode
 from hashlib import sha256
@@ -289,7 +290,7 @@ class Observed:
         try:
             await self.app(scope, receive, send_safely)
         except Exception:
-            _LOG.exception(json.dumps({"id": request_id, "error": "in the server"}))
+            _LOG.error(json.dumps({"id": request_id, "error": traceback.format_exc()}))
             if status is not None:  # too late for another answer
                 raise
             problem = {"detail": f"The server made a mistake; its log tells more under {request_id}."}

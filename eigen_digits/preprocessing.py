@@ -104,9 +104,9 @@ def _open_data_url(
 
 # %% ../nbs/01_preprocessing.ipynb #from-array
 def _from_array(
-    array: np.ndarray,  # (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, integers, or floats in [0, 1] or [0, 255]
+    array: np.ndarray,  # (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); in [0, 1], [0, 255] or 16 bits
 ) -> Image.Image:
-    "An array as an 8-bit image."
+    "An array as an 8-bit image; floats may be a tenth beyond their range, as interpolation leaves them."
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
@@ -114,14 +114,14 @@ def _from_array(
     _check_size(array.shape[1], array.shape[0])
     if array.dtype.kind not in "buif" or not np.isfinite(array).all():
         raise ImageError(f"the array of {array.dtype} holds no finite numbers; give bool, integers or floats")
-    if array.dtype == np.uint8:
-        return Image.fromarray(array)
     low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 65535:
+    if array.dtype == np.uint8 and high > 1:
+        return Image.fromarray(array)
+    beyond = 0.1 if array.dtype.kind == "f" else 0
+    top = next((top for top in (1, 255, 65535) if high <= top * (1 + beyond)), None)
+    if top is None or low < -top * beyond:
         raise ImageError(f"the array runs from {low:g} to {high:g}; give values in [0, 1], [0, 255] or 16 bits")
-    is_unit = array.dtype.kind in "bf" and high <= 1
-    scale = 255 if is_unit else 1 if high <= 255 else 1 / 257
-    return Image.fromarray(np.rint(array * scale).astype(np.uint8))
+    return Image.fromarray(np.rint(np.clip(array / top, 0, 1) * 255).astype(np.uint8))
 
 # %% ../nbs/01_preprocessing.ipynb #load-image
 _ORIENTATION = 0x0112  # the tag in Exif data; 1 is upright
@@ -177,7 +177,7 @@ def _on_white_paper(image: Image.Image) -> Image.Image:
     "An image of any mode as L or RGB, composited on white where it is transparent."
     if image.mode.startswith("I") or image.mode == "F":
         return _from_array(np.asarray(image))
-    if image.mode in ("L", "RGB"):
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:  # one colour of a PNG can be transparent
         return image
     if image.has_transparency_data:
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -6,7 +6,8 @@
 __all__ = ['CALLBACKS', 'RECIPES', 'OUTLIERS', 'ASKED', 'SIDE', 'ABLATED_FOLDS', 'ABLATIONS', 'CANDIDATES', 'SPOILT',
            'ALTERNATIVES', 'LENGTHS', 'MARGIN', 'SEEDS', 'FORMAT', 'Variation', 'Recipe', 'writer_folds', 'Kind',
            'load_kind', 'load_kinds', 'augment', 'batches', 'FolderInUse', 'fit', 'predict_logits', 'out_of_fold',
-           'ablate', 'choose', 'load_choosing', 'read_choices', 'compare', 'reseed', 'write_artefact', 'train']
+           'throughout', 'ablate', 'choose', 'load_choosing', 'read_choices', 'compare', 'reseed', 'write_artefact',
+           'train']
 
 # %% ../nbs/03_training.ipynb #imports
 import csv
@@ -183,7 +184,7 @@ def load_kind(
 ) -> Kind:
     "Load one kind of digits with its folds; raises `ValueError` for an unknown name."
     if name in ("swiss", "sample"):
-        digits = load(name)
+        digits = _as_expected(load("sample"), frame) if name == "sample" else load("swiss")
         return _kind(digits, writer_folds(digits), frame, size)
     if name == "drawn":
         pens = load("pendigits")
@@ -393,10 +394,10 @@ def _alone(function: Callable) -> Callable:
 _CODE = hashlib.sha256(Path(networks.__file__).read_bytes()).hexdigest()
 
 
-def _fingerprint(recipe: Recipe, sets: dict[str, Sequence[np.ndarray]]) -> str:
-    "A digest of a recipe, of the arrays it is given, and of the networks' code."
+def _fingerprint(recipe: Recipe, sets: dict[str, Sequence[np.ndarray]], start: Sequence[np.ndarray] | None) -> str:
+    "A digest of a recipe, of the arrays it is given, of the weights it starts from, and of the networks' code."
     digest = hashlib.sha256(json.dumps([_CODE, asdict(recipe)], sort_keys=True).encode())
-    for name, arrays in sorted(sets.items()):
+    for name, arrays in [*sorted(sets.items()), ("start", start or ())]:
         for array in arrays:
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -519,7 +520,7 @@ def fit(
     if start is not None:
         model.set_weights(start)
     counting = [_Clock(folder / "seconds.txt"), *(CALLBACKS[name](folder) for name in recipe.callbacks)]
-    backup = _Backup(folder / "backup.npz", _fingerprint(recipe, sets), counting)
+    backup = _Backup(folder / "backup.npz", _fingerprint(recipe, sets, start), counting)
     _keep_rows(folder / "log.csv", backup.done)
     log = keras.callbacks.CSVLogger(folder / "log.csv", append=backup.done > 0)
     if validation is not None:
@@ -588,8 +589,8 @@ def _run_all(
 
 def _weights(recipe: Recipe, kinds: dict[str, Kind], folder: Path, start=None, watched=None) -> list[np.ndarray]:
     "The weights after a recipe and what comes then, of all digits whose fold is not negative; each part is kept."
-    run, own = partial(_run_all, start=start, watched=watched), {name: kinds[name] for name in recipe.sets}
-    weights = list(_kept(folder / "part", run, replace(recipe, then=None), own).values())
+    run, own = partial(_run_all, watched=watched), {name: kinds[name] for name in recipe.sets}
+    weights = list(_kept(folder / "part", run, replace(recipe, then=None), own, start).values())
     return weights if recipe.then is None else _weights(recipe.then, kinds, folder / "then", weights)
 
 
@@ -677,13 +678,14 @@ def out_of_fold(
     calls = [
         (
             runs / f"fold-{fold}",
-            partial(_run_fold, fold=fold, start=starts[_base_folder(runs, own, recipe)]),
+            partial(_run_fold, fold=fold),
             own,
             of_size[own.size],
+            starts[_base_folder(runs, own, recipe)],
         )
         for fold, own in enumerate(chosen)
     ]
-    calls.append((runs / "shared-writers", partial(_run_shared, start=starts[runs / "base"]), recipe, kinds))
+    calls.append((runs / "shared-writers", _run_shared, recipe, kinds, starts[runs / "base"]))
     *parts, shared = _each(_kept, calls, jobs)
     (Path(folder) / "folds").mkdir(parents=True, exist_ok=True)
     for fold, part in enumerate(parts):
@@ -741,15 +743,21 @@ def _end_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _kept(folder: Path, run: Callable, recipe: Recipe, kinds: dict[str, Kind]) -> dict[str, np.ndarray]:
-    "The arrays that `run` gives, from `folder` if they have been made there of the same recipe, data and code."
-    path, mark = folder / "answers.npz", _fingerprint(recipe, kinds)
+def _kept(
+    folder: Path,
+    run: Callable,
+    recipe: Recipe,
+    kinds: dict[str, Kind],
+    start: Sequence[np.ndarray] | None,  # weights
+) -> dict[str, np.ndarray]:
+    "The arrays that `run` gives, from `folder` if they were made there of the same recipe, data, start and code."
+    path, mark = folder / "answers.npz", _fingerprint(recipe, kinds, start)
     if path.exists():
         with np.load(path) as file:
             if str(file["run"]) == mark:
                 return {key: file[key] for key in file.files if key != "run"}
     print("/".join(folder.parts[-3:]), flush=True)
-    answers = run(recipe, kinds, folder=folder)
+    answers = run(recipe, kinds, folder=folder, start=start)
     _write_npz(path, {"run": np.array(mark), **answers})
     return answers
 
@@ -770,9 +778,12 @@ def _base_weights(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> list[
 ABLATED_FOLDS = (0, 1)
 
 
-def _throughout(recipe: Recipe, **changes) -> Recipe:
+def throughout(
+    recipe: Recipe,
+    **changes,  # fields of `Recipe`
+) -> Recipe:
     "The recipe with these changes in all of its parts."
-    parts = {name: _throughout(part, **changes) for name in ("base", "then") if (part := getattr(recipe, name))}
+    parts = {name: throughout(part, **changes) for name in ("base", "then") if (part := getattr(recipe, name))}
     return replace(recipe, **changes, **parts)
 
 
@@ -783,21 +794,21 @@ def _lasting(recipe: Recipe, first: int, second: int) -> Recipe:
 
 def _otherwise(recipe: Recipe, **changes) -> Recipe:
     "The recipe with another variation in all of its parts."
-    return _throughout(recipe, variation=replace(recipe.variation, **changes))
+    return throughout(recipe, variation=replace(recipe.variation, **changes))
 
 
 _OF_DIGITS = replace(RECIPES["eigen-digits"], then=None)  # up to where it learns what is no digit
 _SHORT = _lasting(_OF_DIGITS, 3, 3)
 ABLATIONS = {  # without a base all steps are taken in the one part there is
     "everything": _SHORT,
-    "another seed": _throughout(_SHORT, seed=1),
-    "a third seed": _throughout(_SHORT, seed=2),
-    "no framing": _throughout(_SHORT, frame=False),
+    "another seed": throughout(_SHORT, seed=1),
+    "a third seed": throughout(_SHORT, seed=2),
+    "no framing": throughout(_SHORT, frame=False),
     "MNIST not first": replace(_SHORT, base=None, epochs=6),
     "no MNIST": replace(_SHORT, base=None, epochs=6, sets={"swiss": 0.6, "drawn": 0.4}),
     "no scans": replace(_SHORT, sets={"drawn": 0.5, "mnist": 0.5}),
     "no drawings": replace(_SHORT, sets={"swiss": 0.6, "mnist": 0.4}),
-    "no variation": _throughout(_SHORT, variation=None),
+    "no variation": throughout(_SHORT, variation=None),
     "no turning, slanting, stretching": _otherwise(_SHORT, rotation=0, shear=0, scale=0),
     "no bending": _otherwise(_SHORT, bend=0),
     "no other pens": _otherwise(_SHORT, thinner=0, fatter=0),
@@ -824,8 +835,7 @@ def _run_ablated(recipe: Recipe, kinds: dict[str, Kind], folder: Path) -> dict[s
     "Train with each of the folds in turn held out; which of their digits were read right."
     start, right = _base_weights(recipe, kinds, folder / "base"), {}
     for fold in ABLATED_FOLDS:
-        run = partial(_run_fold, fold=fold, start=start)
-        answers = _kept(folder / f"fold-{fold}", run, recipe, kinds)
+        answers = _kept(folder / f"fold-{fold}", partial(_run_fold, fold=fold), recipe, kinds, start)
         for name in (name for name in kinds if name in answers):
             labels = kinds[name].labels[kinds[name].fold == fold]
             right.setdefault(name, []).append(answers[name][:, :10].argmax(axis=1) == labels)
@@ -839,8 +849,8 @@ CANDIDATES = {
     "learning faster": replace(_FIRST, learning_rate=2e-3),
     "less of MNIST": RECIPES["eigen-digits"],  # what the five folds together chose
     # As MNIST has it, with more room to move; or larger, with less.
-    "20 pixels": _throughout(_otherwise(RECIPES["eigen-digits"], shift=1.5, scale=0.2), size=20),
-    "26 pixels": _throughout(_otherwise(RECIPES["eigen-digits"], shift=0.75, scale=0.12), size=26),
+    "20 pixels": throughout(_otherwise(RECIPES["eigen-digits"], shift=1.5, scale=0.2), size=20),
+    "26 pixels": throughout(_otherwise(RECIPES["eigen-digits"], shift=0.75, scale=0.12), size=26),
 }
 SPOILT = (("rotation", -15.0), ("rotation", 15.0), ("stroke width", 1 / 4), ("blur", 0.02))  # as in 09's grid
 
@@ -865,9 +875,10 @@ def choose(
     calls = [
         (
             runs / "choices" / name / f"{a}-{b}",
-            partial(_run_pair, pair=(a, b), start=starts[recipe.size]),
+            partial(_run_pair, pair=(a, b)),
             _shorter(recipe),
             kinds[recipe.size],
+            starts[recipe.size],
         )
         for name, recipe in candidates.items()
         for a, b in pairs
@@ -884,7 +895,7 @@ def load_choosing(
     every: int = 5,  # of the scans and drawings, which are spoilt
 ) -> dict[str, Kind]:  # "swiss" and so on; also "swiss, rotation -15.0" and so on
     "Load what `CANDIDATES` train on, and every fifth scan and drawing spoilt in each way of `SPOILT`."
-    kinds = load_kinds(_throughout(replace(_FIRST, then=None), size=size), ask=False)
+    kinds = load_kinds(throughout(replace(_FIRST, then=None), size=size), ask=False)
     for name, digits in (("swiss", load("swiss")), ("drawn", redraw(load("pendigits"), 0))):
         fold = writer_folds(digits)[::every]
         some = digits.subset(slice(None, None, every))
@@ -988,11 +999,11 @@ def _read_chosen(path: Path, candidates: dict[str, Recipe]) -> list[Recipe]:
 _BRIEF = _lasting(_OF_DIGITS, 6, 6)
 ALTERNATIVES = {
     "as it ships": _BRIEF,
-    "narrower": _throughout(_BRIEF, network="narrow_net"),
-    "wider": _throughout(_BRIEF, network="wide_net"),
-    "with pooling": _throughout(_BRIEF, network="pooling_net"),
-    "no dropout": _throughout(_BRIEF, network="no_dropout_net"),
-    "more dropout": _throughout(_BRIEF, network="more_dropout_net"),
+    "narrower": throughout(_BRIEF, network="narrow_net"),
+    "wider": throughout(_BRIEF, network="wide_net"),
+    "with pooling": throughout(_BRIEF, network="pooling_net"),
+    "no dropout": throughout(_BRIEF, network="no_dropout_net"),
+    "more dropout": throughout(_BRIEF, network="more_dropout_net"),
     "MNIST not first": replace(_BRIEF, base=None, epochs=12),
     "no other pens": _otherwise(_BRIEF, thinner=0, fatter=0),
     "no bending": _otherwise(_BRIEF, bend=0),
@@ -1026,8 +1037,8 @@ def compare(
 def _run_alternative(recipe: Recipe, kinds: dict[str, Kind], folder: Path, pairs: list) -> dict:
     "Train a recipe without each pair of folds; what it said, by pair."
     start = _base_weights(recipe, kinds, folder / "base")
-    runs = {pair: partial(_run_pair, pair=pair, start=start) for pair in pairs}
-    return {(a, b): _kept(folder / f"{a}-{b}", run, recipe, kinds) for (a, b), run in runs.items()}
+    runs = {pair: partial(_run_pair, pair=pair) for pair in pairs}
+    return {(a, b): _kept(folder / f"{a}-{b}", run, recipe, kinds, start) for (a, b), run in runs.items()}
 
 # %% ../nbs/03_training.ipynb #seeds
 SEEDS = (1, 2)  # besides the recipe's own
@@ -1051,9 +1062,9 @@ def reseed(
     if not answers[recipe.seed].exists():
         raise FileNotFoundError(f"{answers[recipe.seed]} is missing; `eigen-digits train --folds` writes it")
     for seed in seeds:
-        own = [_throughout(one, seed=seed) for one in chosen]
+        own = [throughout(one, seed=seed) for one in chosen]
         home = Path(folder) / "runs" / "seeds" / str(seed)
-        answers[seed] = out_of_fold(_throughout(recipe, seed=seed), kinds, home, folds, jobs, own)
+        answers[seed] = out_of_fold(throughout(recipe, seed=seed), kinds, home, folds, jobs, own)
     path = Path(folder) / "seeds.npz"
     right = {f"seed {seed}/{kind}": rows for seed, file in answers.items() for kind, rows in _read_right(file).items()}
     _write_npz(path, right)
@@ -1154,7 +1165,8 @@ def train(
     kinds: dict[str, Kind],  # what the recipe trains on, by name
 ) -> keras.Model:
     "Train on everything and write the artefact, calibrated by the folder's out-of-fold answers where there are any."
-    runs = Path(folder) / "runs"
+    runs, path = Path(folder) / "runs", Path(folder) / "out_of_fold.npz"
+    found = calibration(read_answers(folder)) if path.exists() else Calibration()
     start = _base_weights(recipe, kinds, runs / "base")
     everything = {name: kind._replace(fold=np.zeros(len(kind.labels), int)) for name, kind in kinds.items()}
     model = _network(recipe, _weights(recipe, everything, runs / "all", start))
@@ -1162,8 +1174,6 @@ def train(
         name: {"count": len(kind.labels), "sha256": _digest(kind.train.tobytes() + kind.labels.tobytes())["sha256"]}
         for name, kind in everything.items()
     }
-    path = Path(folder) / "out_of_fold.npz"
-    found = calibration(read_answers(folder)) if path.exists() else Calibration()
     clocks = [clock for part in ("base", "all") for clock in (runs / part).rglob("seconds.txt")]
     seconds = sum(float(clock.read_text()) for clock in clocks)
     write_artefact(model, folder, recipe, trained_on, found, _metrics(Path(folder)), seconds)

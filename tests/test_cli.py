@@ -253,3 +253,19 @@ def test_evaluate_says_what_is_missing(tmp_path):
     done = run("evaluate", "--out", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "out_of_fold.npz is missing" in done.stderr and "train --folds" in done.stderr
+
+
+def test_evaluate_names_a_damaged_file(tmp_path):
+    (tmp_path / "out_of_fold.npz").write_bytes(b"PK\x03\x04 cut off")
+    done = run("evaluate", "--out", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "out_of_fold.npz is damaged" in done.stderr
+
+
+def test_a_seed_is_that_of_all_parts_and_a_length_that_of_the_main_one():
+    from eigen_digits import training
+    from eigen_digits.cli import _changed
+
+    recipe = _changed(training, training.RECIPES["eigen-digits"], 5, 7, False)
+    assert [part.seed for part in (recipe.base, recipe, recipe.then)] == [7, 7, 7]
+    assert [part.epochs for part in (recipe.base, recipe, recipe.then)] == [50, 5, 8]

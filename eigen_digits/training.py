@@ -662,9 +662,7 @@ def out_of_fold(
     folder: Path,  # gets out_of_fold.npz, folds/ and learning.json; runs/ keeps what is done, for a call to go on from
     folds: int = 5,
     jobs: int = 1,  # processes that train, each on a core of its own
-    chosen: Sequence[
-        Recipe
-    ] = (),  # one for each fold; bases of one size and length are the same. None: the recipe for all
+    chosen: Sequence[Recipe] = (),  # one for each fold, with bases shared by size and length; the recipe if none
 ) -> Path:  # the file written
     "Ask about every digit a network that did not know its writer, and write the answers."
     runs, chosen = Path(folder) / "runs", chosen or [recipe] * folds
@@ -1051,31 +1049,27 @@ def reseed(
     folder: Path,  # with out_of_fold.npz of the recipe's own seed: gets seeds.npz; runs/seeds/ keeps what is done
     folds: int = 5,
     jobs: int = 1,  # processes that train, each on a core of its own
-    chosen: Sequence[Recipe] = (),  # one for each fold. None: the recipe for all
+    chosen: Sequence[Recipe] = (),  # as for `out_of_fold`
     seeds: Sequence[int] = SEEDS,
 ) -> Path:  # the file written
     """Train all of `out_of_fold` again from other seeds, and write which digits each seed's networks read right.
 
     Raises `FileNotFoundError` where the answers of the recipe's own seed are missing.
     """
-    answers = {recipe.seed: Path(folder) / "out_of_fold.npz"}
-    if not answers[recipe.seed].exists():
-        raise FileNotFoundError(f"{answers[recipe.seed]} is missing; `eigen-digits train --folds` writes it")
+    answers = {recipe.seed: read_answers(folder)}
     for seed in seeds:
         own = [throughout(one, seed=seed) for one in chosen]
         home = Path(folder) / "runs" / "seeds" / str(seed)
-        answers[seed] = out_of_fold(throughout(recipe, seed=seed), kinds, home, folds, jobs, own)
+        out_of_fold(throughout(recipe, seed=seed), kinds, home, folds, jobs, own)
+        answers[seed] = read_answers(home)
+    right = {
+        f"seed {seed}/{kind}": asked.logits[:, :10].argmax(axis=1) == asked.labels
+        for seed, by_kind in answers.items()
+        for kind, asked in by_kind.items()
+    }
     path = Path(folder) / "seeds.npz"
-    right = {f"seed {seed}/{kind}": rows for seed, file in answers.items() for kind, rows in _read_right(file).items()}
     _write_npz(path, right)
     return path
-
-
-def _read_right(answers: Path) -> dict[str, np.ndarray]:  # kind → bool (n,)
-    "Which of the digits that were asked about were read right."
-    with np.load(answers) as file:
-        kinds = [key.removesuffix("/logits") for key in file.files if key.endswith("/logits")]
-        return {kind: file[f"{kind}/logits"][:, :10].argmax(axis=1) == file[f"{kind}/labels"] for kind in kinds}
 
 # %% ../nbs/03_training.ipynb #artefact
 FORMAT = 4  # of model.json; a reader refuses what it does not know

@@ -35,7 +35,7 @@ setup(
     # The repository holds one copy of the shipped model, under models/; the wheel takes it in as a package of data.
     packages=["eigen_digits", "eigen_digits.web", "eigen_digits.shipped"],
     package_dir={"eigen_digits.shipped": f"models/{SHIPPED}"},
-    package_data={"eigen_digits.web": ["*.html"], "eigen_digits.shipped": ["model.json", "model.tflite"]},
+    package_data={"eigen_digits.web": ["*.html"], "eigen_digits.shipped": ["model.json", "model.tflite", "ink.tflite"]},
     include_package_data=False,
     install_requires=requirements("requirements"),
     extras_require=extras,

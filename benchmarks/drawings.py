@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image, ImageOps
 
-from eigen_digits.challenges import redraw
+from eigen_digits.augmentation import redraw
 from eigen_digits.data import Digits, load
 
 
@@ -30,8 +30,22 @@ def png(drawing: Image.Image, transparent: bool = False) -> bytes:
 
 def picture_bodies(count: int = 64) -> list[str]:
     """Bodies of `POST /api/v1/predict`."""
-    urls = (f"data:image/png;base64,{base64.b64encode(png(drawing)).decode()}" for drawing in drawings(count).images)
-    return [json.dumps({"image_base64": url}) for url in urls]
+    return [_body(png(drawing)) for drawing in drawings(count).images]
+
+
+def _body(data: bytes) -> str:
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return json.dumps({"image_base64": url})
+
+
+def hard_bodies(count: int = 64) -> list[str]:
+    """The same with as many drawings in shadows, boxes, on squared paper and on desks, two situations to each."""
+    from eigen_digits.evaluation import PICTURES, picture_of
+
+    cells = [cell for cell in PICTURES if cell.situation == "two at once"]
+    rng, sources = np.random.default_rng(1), drawings(count).strokes
+    pictures = [picture_of(cells[k % len(cells)], strokes, rng, sources) for k, strokes in enumerate(sources)]
+    return [_body(png(picture)) for picture in pictures]
 
 
 def stroke_bodies(count: int = 64) -> list[str]:

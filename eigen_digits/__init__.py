@@ -8,7 +8,7 @@ from importlib import import_module
 _HOME = {
     "Recognizer": "inference",
     "Prediction": "inference",
-    "preprocess": "preprocessing",
+    "ImageError": "preprocessing",
     "rasterize": "preprocessing",
     "DigitCanvas": "canvas",
 }

@@ -166,6 +166,7 @@ def unusable(request, tmp_path) -> str:
         wrong = {"no JSON": "{", "of a wrong value": json.dumps(description | {"temperature": -1})}
         (model / "model.json").write_text(wrong.get(request.param) or json.dumps(description))
         (model / "model.tflite").write_bytes((shipped / "model.tflite").read_bytes()[:-1])
+        (model / "ink.tflite").write_bytes((shipped / "ink.tflite").read_bytes())
     return "model"
 
 
@@ -195,6 +196,7 @@ def test_pictures_of_many_modes_give_one_answer(folder):
         (["predict", "x.png", "--format", "xml"], "jsonl"),
         (["serve", "--port", "70000"], "65535"),
         (["train", "--epochs", "1"], "x>=2"),
+        (["train", "--ink", "--folds"], "--ink trains the first step alone"),
         (["data"], "--list"),
         (["data", "nosuchset"], "swiss"),
         (["nonsense"], "nonsense"),
@@ -237,8 +239,11 @@ def test_data_says_what_a_set_holds(tmp_path):
     assert "swiss: 3 digits" in done.stdout and "7: 2" in done.stdout and "0: 1" in done.stdout
     assert "0002_CHXX/7/number-2.png" in done.stdout  # the unreadable one
     listed = run("data", "--list", cwd=tmp_path, env={"EIGEN_DIGITS_DATA": str(tmp_path)}).stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["swiss", "kaggle", "mnist", "pendigits", "sample"]
-    assert listed[0].endswith("here") and listed[1].endswith("downloaded")
+    found = {line.split()[0]: line for line in listed}
+    assert {"swiss", "mnist", "pendigits", "uji", "bhmsds", "omniglot", "kaggle", "sample", "cvl"} <= found.keys()
+    assert found["swiss"].endswith("  here") and "train" in found["swiss"] and "CC0" in found["swiss"]
+    assert found["kaggle"].endswith("would be downloaded")
+    assert found["cvl"].endswith("not here") and "measure" in found["cvl"]
 
 
 @pytest.mark.parametrize("args", [["train"], ["train", "--folds"]])
@@ -262,10 +267,10 @@ def test_evaluate_names_a_damaged_file(tmp_path):
     assert "out_of_fold.npz is damaged" in done.stderr
 
 
-def test_a_seed_is_that_of_all_parts_and_a_length_that_of_the_main_one():
+def test_seed_and_length_are_what_the_command_says():
     from eigen_digits import training
     from eigen_digits.cli import _changed
 
-    recipe = _changed(training, training.RECIPES["eigen-digits"], 5, 7, False)
-    assert [part.seed for part in (recipe.base, recipe, recipe.then)] == [7, 7, 7]
-    assert [part.epochs for part in (recipe.base, recipe, recipe.then)] == [50, 5, 8]
+    recipe = _changed(training.RECIPES["eigen-digits"], 5, 7, False)
+    assert (recipe.seed, recipe.epochs, recipe.fold_epochs) == (7, 5, 5)
+    assert recipe.sets == training.RECIPES["eigen-digits"].sets

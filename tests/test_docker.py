@@ -59,6 +59,7 @@ def test_what_is_copied_exists_and_is_all_that_the_builder_is_sent():
         ("eigen_digits/serving.py", False),
         ("eigen_digits/web/index.html", False),
         ("models/eigen-digits/model.tflite", False),
+        ("models/eigen-digits/ink.tflite", False),
         ("models/eigen-digits/model.keras", True),
         ("eigen_digits/web/__pycache__/a.pyc", True),
         (".env", True),

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from eigen_digits import data
-from eigen_digits.data import DataError, Published, available, fetch, load
+from eigen_digits.data import DataError, Published, _download, available, load
 
 BODY = bytes(range(256)) * 2000
 
@@ -94,11 +94,12 @@ def publish(monkeypatch, server):
 
     def publish(name: str, *faults: str, **bodies: bytes) -> None:
         files = []
-        for file, (served, body) in zip(data.PUBLISHED[name], bodies.items(), strict=True):
+        known = data.DATASETS[name]
+        for file, (served, body) in zip(known.files, bodies.items(), strict=True):
             server.bodies[served] = body
             sha256 = file.sha256 and hashlib.sha256(unpacked(body)).hexdigest()
             files.append(Published(file.names, tuple(server.url(fault, served) for fault in faults), sha256))
-        monkeypatch.setitem(data.PUBLISHED, name, tuple(files))
+        monkeypatch.setitem(data.DATASETS, name, known._replace(files=tuple(files), digest=None))
 
     return publish
 
@@ -116,7 +117,8 @@ def files_in(folder) -> list[str]:
 def idx(array: np.ndarray) -> bytes:
     """An array in MNIST's format."""
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+    kind = 8 if array.dtype == np.uint8 else 12
+    return gzip.compress(bytes([0, 0, kind, array.ndim]) + sizes + array.tobytes())
 
 
 def swiss_zip() -> bytes:
@@ -131,63 +133,71 @@ def swiss_zip() -> bytes:
 
 
 FAULTS = {
-    "cut": r"cut off after 256,000 of 512,000 bytes",
-    "stall": r"nothing came for 0\.5 seconds",
-    "corrupt": r"digits\.bin: what came is wrong",
-    "cut-unannounced": r"digits\.bin: what came is wrong",
-    "gone": r"404",
+    "cut": "IncompleteRead",
+    "stall": "timed out",
+    "corrupt": "what came has sha256",
+    "cut-unannounced": "what came has sha256",
+    "gone": "404",
 }
 
 
-def check_body(path) -> None:
-    if path.read_bytes() != BODY:
-        raise DataError("what came is wrong")
+def published(url: str) -> Published:
+    """The body, at this address alone."""
+    return Published(("digits.bin",), (url,), hashlib.sha256(BODY).hexdigest())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_leaves_nothing_and_the_next_download_works(server, tmp_path, fault):
+def test_a_fault_leaves_nothing_and_the_next_download_works(server, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(data, "TIMEOUT", 0.5)
     began = time.monotonic()
     with pytest.raises(DataError, match=FAULTS[fault]):
-        fetch(server.url(fault, "digits.bin"), tmp_path / "digits.bin", check_body, timeout=0.5)
+        _download(published(server.url(fault, "digits.bin")), tmp_path)
     assert time.monotonic() - began < 10
     assert files_in(tmp_path) == []
 
-    assert fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin", check_body) == tmp_path / "digits.bin"
+    assert _download(published(server.url("good", "digits.bin")), tmp_path) == tmp_path / "digits.bin"
     assert files_in(tmp_path) == ["digits.bin"]
     assert (tmp_path / "digits.bin").read_bytes() == BODY
 
 
 def test_a_fault_leaves_the_file_that_was_there(server, tmp_path):
     (tmp_path / "digits.bin").write_bytes(b"before")
-    with pytest.raises(DataError, match="cut off"):
-        fetch(server.url("cut", "digits.bin"), tmp_path / "digits.bin")
+    with pytest.raises(DataError, match="IncompleteRead"):
+        _download(published(server.url("cut", "digits.bin")), tmp_path)
     assert (tmp_path / "digits.bin").read_bytes() == b"before"
     assert files_in(tmp_path) == ["digits.bin"]
 
 
-def test_an_interrupt_leaves_nothing(server, tmp_path):
-    def interrupt(part):
-        assert part.parent == tmp_path and part.name != "digits.bin" and part.read_bytes() == BODY
+def test_an_interrupt_leaves_nothing(server, tmp_path, monkeypatch):
+    def interrupt(part, sha256):
+        assert tmp_path in part.parents and part != tmp_path / "digits.bin" and part.read_bytes() == BODY
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(data, "_check_content", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin", interrupt)
+        _download(published(server.url("good", "digits.bin")), tmp_path)
     assert files_in(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_not_taken_for_the_file(tmp_path):
-    (tmp_path / ".pendigits-orig.tra.Z.0123.part").write_bytes(SEVEN_Z)
+    (tmp_path / ".tmp0123").mkdir()
+    (tmp_path / ".tmp0123" / "file").write_bytes(SEVEN_Z)
     assert not available("pendigits", root=tmp_path)
 
 
-def test_a_progress_bar_names_the_file(server, tmp_path, capsys):
-    fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
-    shown = capsys.readouterr().err
-    assert "digits.bin" in shown and "512k" in shown
+def test_a_progress_bar_is_shown(server, tmp_path, capsys):
+    _download(published(server.url("good", "digits.bin")), tmp_path)
+    assert "512k/512k" in capsys.readouterr().err
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
-MNIST = {"images.gz": idx(PIXELS), "labels.gz": idx(np.array([5, 0, 4], np.uint8))}
+TRACED = np.array([[5, 4, 2154, 0, 0, 0, 0, 0], [0, 0, 7, 0, 0, 0, 0, 0], [4, 4, 2154, 0, 0, 0, 0, 0]], ">i4")
+MNIST = {"images.gz": idx(PIXELS), "labels.gz": idx(np.array([5, 0, 4], np.uint8)), "traced.gz": idx(TRACED)}
+MNIST_FILES = [
+    "mnist/train-images-idx3-ubyte.gz",
+    "mnist/train-labels-idx1-ubyte.gz",
+    "more/qmnist-train-labels-idx2-int.gz",
+]
 
 
 @pytest.mark.parametrize("fault", ["cut", "corrupt", "cut-unannounced", "gone"])
@@ -195,8 +205,8 @@ def test_the_second_mirror_is_tried(publish, tmp_path, fault):
     publish("mnist", fault, "good", **MNIST)
     digits = load("mnist", root=tmp_path)
     np.testing.assert_array_equal(digits.images, PIXELS)
-    assert list(digits.labels) == [5, 0, 4] and digits.writers is None
-    assert files_in(tmp_path) == ["mnist/train-images-idx3-ubyte.gz", "mnist/train-labels-idx1-ubyte.gz"]
+    assert list(digits.labels) == [5, 0, 4] and list(digits.writers) == ["2154", "0007", "2154"]
+    assert files_in(tmp_path) == MNIST_FILES
 
 
 def test_every_mirror_fails_and_the_error_says_what_to_do(publish, tmp_path):
@@ -204,7 +214,7 @@ def test_every_mirror_fails_and_the_error_says_what_to_do(publish, tmp_path):
     with pytest.raises(DataError) as error:
         load("mnist", root=tmp_path)
     assert "mnist: mnist/train-images-idx3-ubyte.gz is not there, and its download failed" in str(error.value)
-    assert "cut off after" in str(error.value) and "404" in str(error.value)
+    assert "IncompleteRead" in str(error.value) and "404" in str(error.value)
     assert f"Put it into {tmp_path}" in str(error.value)
     assert files_in(tmp_path) == []
 
@@ -244,11 +254,30 @@ def test_a_unix_compressed_file_is_read(publish, tmp_path):
     assert files_in(tmp_path) == ["pendigits-orig.tra.Z"]
 
 
-@pytest.mark.parametrize("name", ["swiss", "mnist", "pendigits"])
+def test_writers_of_other_digits_are_refused(publish, tmp_path):
+    publish("mnist", "good", **{**MNIST, "traced.gz": idx(TRACED[::-1])})
+    with pytest.raises(DataError, match="qmnist-train-labels-idx2-int.gz does not tell of the digits in"):
+        load("mnist", root=tmp_path)
+
+
+def test_another_set_than_the_figures_rest_on_is_warned_of(publish, monkeypatch, tmp_path):
+    publish("swiss", "good", **{"numbers.zip": swiss_zip()})
+    monkeypatch.setitem(data.DATASETS, "swiss", data.DATASETS["swiss"]._replace(digest="0" * 64))
+    with pytest.warns(UserWarning, match="swiss: what came is not what the figures rest on: its digest is"):
+        load("swiss", root=tmp_path)
+
+
+def test_a_set_that_is_not_published_says_where_to_put_it(tmp_path):
+    with pytest.raises(DataError, match=rf"cvl: wild/cvl.zip is not there.*Put it into {tmp_path}"):
+        load("cvl", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["swiss", "mnist", "pendigits", "uji", "bhmsds", "omniglot"])
 def test_without_a_network_the_error_says_which_file_to_put_where(monkeypatch, tmp_path, name):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    files = tuple(file._replace(urls=("http://127.0.0.1:1/nothing-listens-here",)) for file in data.PUBLISHED[name])
-    monkeypatch.setitem(data.PUBLISHED, name, files)
+    known, nowhere = data.DATASETS[name], ("http://127.0.0.1:1/nothing-listens-here",)
+    files = tuple(file._replace(urls=nowhere) for file in known.files)
+    monkeypatch.setitem(data.DATASETS, name, known._replace(files=files))
     with pytest.raises(DataError) as error:
         load(name, root=tmp_path)
     assert "is not there, and its download failed (http://127.0.0.1:1/" in str(error.value)
@@ -273,20 +302,27 @@ def test_the_kaggle_set_comes_through_kagglehub(monkeypatch, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-CHILD = "import sys; from eigen_digits.data import fetch; fetch(*sys.argv[1:])"
+CHILD = """
+import sys
+from pathlib import Path
+from eigen_digits.data import Published, _download
+url, sha256, folder = sys.argv[1:]
+_download(Published(("digits.bin",), (url,), sha256), Path(folder))
+"""
 
 
 def test_a_killed_download_leaves_the_file_that_was_there(server, tmp_path):
     (tmp_path / "digits.bin").write_bytes(b"before")
-    command = [sys.executable, "-c", CHILD, server.url("stall", "digits.bin"), str(tmp_path / "digits.bin")]
+    (url,), sha256 = published(server.url("stall", "digits.bin"))[1:]
+    command = [sys.executable, "-c", CHILD, url, sha256, str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-        while not any(path.stat().st_size for path in tmp_path.glob(".digits.bin.*.part")):
+        while not any(path.stat().st_size for path in tmp_path.glob(".*/*")):
             assert child.poll() is None
             time.sleep(0.01)
         child.kill()
     assert child.returncode == -signal.SIGKILL
     assert (tmp_path / "digits.bin").read_bytes() == b"before"
-    fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+    _download(published(server.url("good", "digits.bin")), tmp_path)
     assert (tmp_path / "digits.bin").read_bytes() == BODY
 
 
@@ -299,10 +335,10 @@ def test_a_full_disk_leaves_the_file_that_was_there(server, tmp_path, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(DataError, match=os.strerror(errno.EFBIG)):
-            fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+            _download(published(server.url("good", "digits.bin")), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "digits.bin").read_bytes() == b"before"
     assert files_in(tmp_path) == ["digits.bin"]
-    fetch(server.url("good", "digits.bin"), tmp_path / "digits.bin")
+    _download(published(server.url("good", "digits.bin")), tmp_path)
     assert (tmp_path / "digits.bin").read_bytes() == BODY

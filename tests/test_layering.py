@@ -14,15 +14,16 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in so
 ARROWS = {
     "preprocessing": set(),
     "data": {"preprocessing"},
-    "model": set(),
-    "training": {"preprocessing", "data", "model", "evaluation", "challenges", "inference"},
-    "evaluation": set(),
+    "scenes": {"preprocessing", "data"},
+    "model": {"preprocessing"},
+    "augmentation": {"preprocessing", "data", "scenes", "model"},
     "inference": {"preprocessing"},
-    "challenges": {"preprocessing", "data", "evaluation", "inference"},
+    "evaluation": {"preprocessing", "data", "scenes", "augmentation", "inference"},
+    "training": {"preprocessing", "data", "scenes", "model", "augmentation", "inference", "evaluation"},
     "middleware": set(),
     "serving": {"preprocessing", "inference", "middleware"},
     "canvas": {"preprocessing", "inference"},
-    "cli": {"preprocessing", "data", "model", "training", "evaluation", "inference", "serving", "challenges"},
+    "cli": {"preprocessing", "data", "training", "evaluation", "inference", "serving"},
 }
 # The command starts fast: beyond these it imports inside the functions that need it.
 AT_THE_TOP_OF_CLI = {"preprocessing", "inference"}

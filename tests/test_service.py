@@ -375,9 +375,15 @@ def one_bit_altered(folder: Path):
     (folder / "model.tflite").write_bytes(data)
 
 
+def with_altered_ink(folder: Path):
+    data = bytearray((folder / "ink.tflite").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "ink.tflite").write_bytes(data)
+
+
 def of_another_format(folder: Path):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 4}))
 
 
 def without_description(folder: Path):
@@ -390,6 +396,7 @@ def without_description(folder: Path):
         (without_network, "model.tflite"),
         (truncated, "model.tflite"),
         (one_bit_altered, "model.tflite"),
+        (with_altered_ink, "ink.tflite"),
         (of_another_format, "model.json"),
         (without_description, "model.json"),
     ],
@@ -398,7 +405,7 @@ def without_description(folder: Path):
 def test_a_spoilt_model_stops_the_start_and_is_named(tmp_path, spoil, named, workers):
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("model.json", "model.tflite"):
+    for name in ("model.json", "model.tflite", "ink.tflite"):
         shutil.copy(shipped_artefact() / name, folder)
     spoil(folder)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What takes too long for a cell of notebook 03: folds from another seed, or of which one learns longer."""
+"""What takes too long for a cell of the training notebook: cross-validation with everything that it holds out."""
 
 from dataclasses import replace
 
@@ -7,80 +7,97 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="comes with the extra `train`")
 
-
-@pytest.fixture(scope="module")
-def tiny():
-    """A recipe of three parts that learn next to nothing."""
-    from eigen_digits import training
-
-    part = training.Recipe(sets={"sample": 1.0}, epochs=2, steps=2, batch=8, variation=None)
-    return replace(part, base=part, then=replace(part, layer="no_digit"))
+SETS = ("swiss", "swiss-more", "mnist", "sklearn")
 
 
 @pytest.fixture(scope="module")
-def kinds():
-    """Some digits of the sample: two folds, and a third that none asks about."""
+def sets():
+    """Three sets to learn from, one only to test on: of each a few digits by six writers, one of them reserved."""
     from eigen_digits import training
 
-    few = training.Kind(*(values[::20] for values in training.load_kind("sample")))
-    return {"sample": few._replace(fold=np.arange(len(few.labels)) % 3 - 1)}
+    rng, found = np.random.default_rng(0), {}
+    for name in SETS:
+        pixels, writers = rng.integers(0, 256, (60, 28, 28), np.uint8), np.arange(60) % 6
+        fold = np.where(writers == 5, -1, writers)
+        names = np.arange(60).astype(str)
+        found[name] = training.DigitSet(pixels, pixels, np.arange(60) % 10, writers.astype(str), names, fold)
+    return found
 
 
 @pytest.fixture(scope="module")
-def home(tiny, kinds, tmp_path_factory):
-    """A folder in which each of the folds was held out."""
+def recipe():
     from eigen_digits import training
 
-    folder = tmp_path_factory.mktemp("home")
-    training.out_of_fold(tiny, kinds, folder, folds=2)
-    return folder
+    shares = {"swiss": 0.4, "swiss-more": 0.2, "mnist": 0.4}
+    tiny = dict(epochs=2, fold_epochs=2, steps=2, batch=8, augmentation=None)
+    return replace(training.RECIPES["eigen-digits"], frame=False, sets=shares, **tiny)
 
 
-def weights(path) -> list[np.ndarray]:
-    """What a part has learnt."""
-    with np.load(path) as file:
-        return [file[name] for name in file.files if name != "run"]
-
-
-def test_another_seed_trains_other_networks_and_asks_about_the_same_digits(home, tiny, kinds):
+@pytest.fixture(scope="module")
+def learnt(sets, recipe, tmp_path_factory):
+    """What each network learnt from, by the name of its split; and the folder with the predictions."""
     from eigen_digits import training
 
-    path = training.reseed(tiny, kinds, home, folds=2, chosen=[tiny, tiny], seeds=(1,))
-    other = home / "runs" / "seeds" / "1"
-    for name in ("runs/base/part/answers.npz", "folds/0.tflite", "folds/1.tflite"):
-        assert (home / name).read_bytes() != (other / name).read_bytes()
-    with np.load(path) as right, np.load(other / "out_of_fold.npz") as answers:
-        keys = {f"{seed}/{kind}" for seed in ("seed 42", "seed 1") for kind in ("sample", "shared")}
-        assert set(right.files) == keys
-        assert np.array_equal(answers["sample/labels"], kinds["sample"].labels[kinds["sample"].fold >= 0])
-        digits = answers["sample/logits"][:, :10].argmax(axis=1)
-        assert np.array_equal(right["seed 1/sample"], digits == answers["sample/labels"])
-        assert len(right["seed 42/sample"]) == len(right["seed 1/sample"])
+    folder, seen = tmp_path_factory.mktemp("home"), {}
+    plain = training.train_network
+
+    def watched(recipe, known, home, epochs):
+        seen[home.name] = {name: {bytes(picture) for picture in pixels} for name, (pixels, _) in known.items()}
+        return plain(recipe, known, home, epochs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_network", watched)
+        patch.setattr(training, "load_sets", lambda *args, **kwargs: sets)
+        training.cross_validate(recipe, folder)
+        before = dict(seen)
+        training.cross_validate(recipe, folder)  # all is kept: nothing is trained again
+    assert seen == before
+    return seen, folder
 
 
-def test_a_fold_that_learns_longer_has_a_base_of_its_own_and_the_others_stay(home, tiny, kinds):
-    from eigen_digits import training
-
-    runs = home / "runs"
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("answers.npz")}
-    longer = replace(tiny, base=replace(tiny.base, epochs=3))
-    training.out_of_fold(tiny, kinds, home, folds=2, chosen=[tiny, longer])
-    trained = {path for path in runs.rglob("answers.npz") if before.get(path) != path.stat().st_mtime_ns}
-    own_base = f"choices/base-{tiny.size}-3"
-    parts = (f"{own_base}/part", "fold-1/part", "fold-1/then/part", "fold-1")
-    assert trained == {runs / part / "answers.npz" for part in parts}
-    bases = [weights(runs / base / "part" / "answers.npz") for base in ("base", own_base)]
-    assert any(not np.array_equal(*pair) for pair in zip(*bases, strict=True))
+def test_no_network_learns_from_what_it_is_tested_on(learnt, sets):
+    seen, _ = learnt
+    assert set(seen) == {*(f"fold-{k}" for k in range(5)), "shared", "without swiss", "without mnist"}
+    for name, one in sets.items():
+        for k in range(5):
+            held_out = {bytes(picture) for picture in one.pixels[one.fold == k]}
+            assert not held_out & seen[f"fold-{k}"].get(name, set())
+    assert set(seen["without swiss"]) == {"mnist"} and set(seen["without mnist"]) == {"swiss", "swiss-more"}
 
 
-def test_what_comes_after_another_start_is_trained_anew(home, tiny, kinds):
-    from eigen_digits import training
+def test_all_others_are_learnt_from(learnt, sets):
+    seen, _ = learnt
+    for name in ("swiss", "mnist"):
+        one = sets[name]
+        assert seen["fold-2"][name] == {bytes(picture) for picture in one.pixels[one.fold != 2]}
+    assert all("sklearn" not in known for known in seen.values())
 
-    part, other = replace(tiny, base=None), replace(tiny, base=None, seed=7)  # what comes then has the same seed
-    first = training._weights(part, kinds, home / "again")
-    assert all(map(np.array_equal, training._weights(part, kinds, home / "again"), first))
-    second = training._weights(other, kinds, home / "again")
-    assert any(not np.array_equal(*pair) for pair in zip(first, second, strict=True))
-    learnt, after = (weights(home / "again" / name / "answers.npz") for name in ("part", "then/part"))
-    same = [np.array_equal(*pair) for pair in zip(learnt, after, strict=True)]
-    assert same == [True] * (len(same) - 2) + [False] * 2  # the layer that tells what is no digit alone
+
+def test_each_digit_of_a_fold_is_predicted_once(learnt, sets):
+    from eigen_digits.evaluation import read_predictions
+
+    groups = read_predictions(learnt[1])
+    assert {*SETS, "shared", "without swiss", "without mnist"} == set(groups)
+    for name in SETS:
+        tested = sets[name].fold >= 0
+        assert np.array_equal(groups[name].names, sets[name].names[tested])
+        assert np.array_equal(groups[name].fold, sets[name].fold[tested])
+        assert np.isfinite(groups[name].logits).all()
+    assert len(groups["without mnist"].labels) == 60 and len(groups["shared"].labels) == 12
+
+
+def test_nothing_wild_can_be_learnt_from():
+    from eigen_digits import scenes, training
+    from eigen_digits.data import DATASETS
+    from eigen_digits.evaluation import WILD
+
+    for name in WILD:
+        assert DATASETS[name].use == "measure"
+        with pytest.raises(ValueError, match=f"{name}.*only for measuring"):
+            training.Recipe(sets={name: 1.0})
+        with pytest.raises(ValueError, match=f"{name}.*only for measuring"):
+            scenes.load_inks([name])
+    for recipe in training.RECIPES.values():
+        assert not {*recipe.sets} & {*WILD}
+    ink = training.InkRecipe()
+    assert not {*ink.digits, *ink.others} & {*WILD}

@@ -320,16 +320,18 @@ def results_table(
     rows = ["| tested on | count | " + " | ".join(names) + " |", "|---|---:|" + "---|" * len(names)]
     for group, words in GROUPS.items():
         if there := [figures[group] for figures in measured.values() if group in figures]:
-            cells = [_cell(figures[group]) if group in figures else "–" for figures in measured.values()]
-            rows.append(f"| {words} | {there[-1]['count']:,} | " + " | ".join(cells) + " |")
+            count = there[-1]["count"]
+            cells = [_cell(figures[group], count) if group in figures else "–" for figures in measured.values()]
+            rows.append(f"| {words} | {count:,} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def _cell(figures: dict) -> str:
-    "One accuracy with its interval and its worst writer."
+def _cell(figures: dict, count: int) -> str:
+    "One accuracy with its interval and its worst writer, and how many it is of where that is another count."
     low, high = figures["interval"]
     worst = figures.get("worst_writer")
     text = f"**{100 * figures['accuracy']:.2f} %** ({100 * low:.2f}–{100 * high:.2f})"
+    text += f" of {figures['count']:,}" if figures["count"] != count else ""
     return text + (f", worst writer {100 * worst['accuracy']:.1f} % of {worst['count']}" if worst else "")
 
 # %% ../nbs/06_evaluation.ipynb #work

@@ -68,11 +68,11 @@ class Recipe:
             **{"several": 0.05, "other": 0.1},
         }
     )  # shares
-    epochs: int = 75
-    fold_epochs: int = 25  # of the networks that cross-validation trains
+    epochs: int = 40
+    fold_epochs: int = 15  # of the networks that cross-validation trains
     steps: int = 200  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
-    learning_rate: float = 3e-3  # at its highest; falls along a cosine unless callbacks govern it
+    learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it
     smoothing: float = 0.05  # of the labels
     augmentation: Augmentation | None = Augmentation()  # None: digits are seen as they are
     renderings: int = 3  # how often each drawing is drawn anew, and each digit put into a scene
@@ -458,7 +458,7 @@ def _scenes_from(recipe: InkRecipe, start: int, jobs: int) -> Iterator[tuple[np.
 # %% ../nbs/07_training.ipynb #train-ink
 @_alone
 def train_ink(
-    folder: Path,  # models/<name>: gets ink.keras and ink.tflite
+    folder: Path,  # models/<name>: gets ink.tflite
     recipe: InkRecipe = InkRecipe(),  # noqa: B008 (it is frozen)
     jobs: int = 1,  # processes that make scenes, beside the one that trains
 ) -> keras.Model:
@@ -469,8 +469,6 @@ def train_ink(
     mark = f"{digest_of(scenes.__file__, networks.__file__)} {json.dumps(asdict(recipe))}"
     home = Path(folder) / "runs" / "ink"
     fit(model, lambda start: _scenes_from(recipe, start, jobs), recipe.epochs, recipe.steps, mark, home)
-    model.save(home / "ink.keras", include_optimizer=False)
-    os.replace(home / "ink.keras", Path(folder) / "ink.keras")
     write_file(Path(folder) / INK_NETWORK, networks.to_litert(model))
     return model
 
@@ -535,11 +533,10 @@ def giving_logits(
     model: keras.Model,
 ) -> keras.Model:
     "The same network with logits for its output: what reads an artefact makes the probabilities itself."
-    if not _gives_probabilities(model):
-        return model
-    twin = keras.models.clone_model(model)
+    twin = keras.models.clone_model(model)  # without what only training needs
     twin.set_weights(model.get_weights())
-    twin.layers[-1].activation = keras.activations.linear
+    if _gives_probabilities(model):
+        twin.layers[-1].activation = keras.activations.linear
     return twin
 
 
@@ -674,7 +671,7 @@ def _digest_of_bytes(contents: Iterable[bytes]) -> str:
 # %% ../nbs/07_training.ipynb #artefact
 def write_artefact(
     model: keras.Model,  # the network that reads
-    folder: Path,  # models/<name>, with ink.keras and ink.tflite where the recipe frames
+    folder: Path,  # models/<name>, with ink.tflite where the recipe frames
     recipe: Recipe,
     trained_on: dict,  # name → count and sha256 of what was trained on
     calibrated: Calibration,  # by predictions for digits that such a network had not learnt
@@ -753,12 +750,10 @@ def _versions(*packages: str) -> dict[str, str]:
 
 # %% ../nbs/07_training.ipynb #borrow
 def borrow_ink(
-    folder: Path,  # models/<name>: gets ink.tflite, and ink.keras where it is at hand
+    folder: Path,  # models/<name>: gets ink.tflite
 ) -> None:
     "Take the shipped network that keeps the ink for a model of one's own; `ArtefactError` where there is none."
-    for name in (INK_NETWORK, "ink.keras"):
-        if (shipped := shipped_artefact() / name).exists():
-            write_file(Path(folder) / name, shipped.read_bytes())
+    write_file(Path(folder) / INK_NETWORK, (shipped_artefact() / INK_NETWORK).read_bytes())
 
 # %% ../nbs/07_training.ipynb #train
 @_alone

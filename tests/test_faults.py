@@ -499,7 +499,7 @@ def test_each_form_of_the_command_is_refused_where_another_trains(tmp_path, form
         code, said = result(*in_child(start_command, tmp_path, *form))
     assert (code, str(tmp_path) in said, said.count("\n")) == (1, True, 1), said
     assert "another training writes to" in said
-    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "ink.tflite", "ink.keras"}
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "ink.tflite"}
 
 
 def test_the_second_of_two_processes_is_refused_and_the_first_unharmed(old, whole, tmp_path):

@@ -220,6 +220,8 @@ def _from_scenes(digits: Digits, pixels: np.ndarray, seed: int, recipe: Recipe, 
     "Each digit as the first step finds it in a scene; as it is, where what is found is not what was put there."
     found = pixels.copy()
     for i, (picture, truth) in enumerate(in_scenes(digits, seed)):
+        if max(picture.size) < preprocessing.SMALLEST:  # a crop of hardly any ink, which preprocessing refuses
+            continue
         seen, wanted = (_bytes(preprocess(one, network, recipe.size)).astype(float) for one in (picture, truth))
         if np.abs(seen - wanted).sum() < 0.6 * (seen + wanted).sum() / 2 + 1:
             found[i] = np.rint(seen).astype(np.uint8)

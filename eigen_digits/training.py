@@ -69,7 +69,7 @@ class Recipe:
         }
     )  # shares
     epochs: int = 40
-    fold_epochs: int = 15  # of the networks that cross-validation trains
+    fold_epochs: int = 12  # of the networks that cross-validation trains
     steps: int = 200  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
     learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it

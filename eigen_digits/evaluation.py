@@ -594,9 +594,9 @@ def _read_cell(folder: str, number: int | None, count: int) -> dict[str, np.ndar
 
 def _kept_cell(folder: str, number: int | None, count: int, mark: str) -> dict[str, np.ndarray]:
     "As `_read_cell`, kept in the folder."
-    name = "clean" if number is None else f"{number:03d}"
+    name, cell = ("clean", CLEAN) if number is None else (f"{number:03d}", PICTURES[number])
     path = Path(folder, "runs", "pictures", f"{name}.npz")
-    return kept(path, f"{mark} {number} {count}", lambda: _read_cell(folder, number, count))
+    return kept(path, f"{mark} {cell} {count}", lambda: _read_cell(folder, number, count))
 
 
 def evaluate_pictures(

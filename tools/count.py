@@ -21,7 +21,8 @@ def main() -> None:
     """Print the table."""
     print(f"{'notebook':20}{'exported':>10}{'cells':>8}{'median':>8}{'longest':>9}")
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        found = json.loads(path.read_text())["cells"]
+        cells = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
         exported = sum(lines_of(cell) for cell in cells if "#| export" in cell.splitlines())
         lengths = [count for count in map(lines_of, cells) if count]
         print(f"{path.stem:20}{exported:>10}{len(cells):>8}{median(lengths):>8.1f}{max(lengths):>9}")

@@ -68,8 +68,8 @@ class Recipe:
             **{"several": 0.05, "other": 0.1},
         }
     )  # shares
-    epochs: int = 60
-    fold_epochs: int = 40  # of the networks that cross-validation trains
+    epochs: int = 50
+    fold_epochs: int = 25  # of the networks that cross-validation trains
     steps: int = 200  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
     learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it

@@ -535,7 +535,7 @@ def giving_logits(
     model: keras.Model,
 ) -> keras.Model:
     "The same network with logits for its output: what reads an artefact makes the probabilities itself."
-    twin = keras.models.clone_model(model)  # without what only training needs
+    twin = keras.Model.from_config(model.get_config())  # without what only training needs
     twin.set_weights(model.get_weights())
     if _gives_probabilities(model):
         twin.layers[-1].activation = keras.activations.linear

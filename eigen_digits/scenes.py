@@ -340,8 +340,9 @@ def framed(
     width = max(0.8, scene.size * (np.exp(rng.uniform(*np.log((0.012, 0.12)))) if width is None else width))
     gaps = level * scene.size * (rng.uniform(0.6, 1.4, 4) if rough else np.ones(4)) + width / 2 + 0.5
     box = tuple(np.add(scene.box, gaps * [-1, -1, 1, 1]).tolist())
-    if cut is None:
-        cut = rng.uniform(0.05, 0.45) if sides == "lurd" and rng.random() < 0.35 else 0
+    if cut is None:  # an empty frame with cut corners could not be told from a nought
+        is_whole = sides == "lurd" and scene.ink.any()
+        cut = rng.uniform(0.05, 0.45) if is_whole and rng.random() < 0.35 else 0
     ends = _cut_corners(box, cut, rng) if cut else _sides(box, sides, part)
     if cut and rng.random() < 0.3:  # not all of its lines are there
         ends = [end for end in ends if rng.random() < 0.7] or ends

@@ -166,7 +166,7 @@ def _is_dot(
     "Whether the ink fills the square around it, as a tap does."
     ink = pixels[..., 0] > 0.5
     tall, wide = (np.ptp(np.flatnonzero(ink.any(axis=axis))) + 1 for axis in (1, 0))
-    return bool(min(tall, wide) > 0.9 * max(tall, wide) and ink.sum() > 0.74 * tall * wide)
+    return bool(min(tall, wide) > 0.9 * max(tall, wide) and ink.sum() > 0.71 * tall * wide)
 
 
 class Recognizer:

@@ -510,6 +510,14 @@ def train_network(
     return fit(model, lambda start: _in_turn(*known, recipe, start), epochs, steps, mark, folder, callbacks, validation)
 
 
+def _digest_of_bytes(contents: Iterable[bytes]) -> str:
+    "The sha256 of several contents, one after the other."
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def _in_turn(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe, start: int) -> Iterator[tuple]:
     "Batches that hold each digit once in an epoch, shuffled anew for each; batch k depends on the seed and k alone."
     epoch, first = divmod(start, -(-len(labels) // recipe.batch))
@@ -637,6 +645,13 @@ def _predictions(group: str, one: DigitSet, tested: np.ndarray, logits: np.ndarr
     return {f"{group}/{field}": values for field, values in (fields | {"names": one.names[tested]}).items()}
 
 
+def _described(recipe: Recipe, classes: int | None = None) -> dict:
+    "What a reader of an artefact must know of its recipe."
+    classes = classes or getattr(networks, recipe.network)().output_shape[-1]
+    named = [*range(10), *networks.NO_DIGIT][:classes]
+    return {"classes": named, "input_shape": [28, 28, 1], "preprocessing": {"frame": recipe.frame, "size": recipe.size}}
+
+
 def _run_split(recipe: Recipe, folder: str, name: str) -> dict[str, np.ndarray]:
     "Train without a split; the network as it ships, and its logits of what is held out, by set."
     home, sets = Path(folder, "runs", name), load_sets(recipe, Path(folder))
@@ -661,14 +676,6 @@ def _known(one: DigitSet, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "All renderings of the digits that may be known, with their labels."
     known, renderings = np.broadcast_to(known, len(one.labels)), len(one.train) // len(one.labels)
     return one.train[np.tile(known, renderings)], np.tile(one.labels[known], renderings)
-
-
-def _digest_of_bytes(contents: Iterable[bytes]) -> str:
-    "The sha256 of several contents, one after the other."
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()
 
 # %% ../nbs/07_training.ipynb #artefact
 def write_artefact(
@@ -704,13 +711,6 @@ def write_artefact(
     }
     write_file(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
     _settle(folder)
-
-
-def _described(recipe: Recipe, classes: int | None = None) -> dict:
-    "What a reader of an artefact must know of its recipe."
-    classes = classes or getattr(networks, recipe.network)().output_shape[-1]
-    named = [*range(10), *networks.NO_DIGIT][:classes]
-    return {"classes": named, "input_shape": [28, 28, 1], "preprocessing": {"frame": recipe.frame, "size": recipe.size}}
 
 
 def _write_next(folder: Path, model: keras.Model) -> dict[str, dict]:  # name → digest

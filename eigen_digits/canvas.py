@@ -321,6 +321,7 @@ class DigitCanvas(HBox):
     ):
         with _quiet():
             self.recognizer = recognizer or Recognizer.load()
+            self.recognizer.logits(np.zeros((28, 28, 1), np.float32))  # the runtime greets whoever first asks it
         self.drawing, self.paper, self._panel = Drawing(strokes), Paper(), HTML()
         self._asked = self._answered = 0  # questions and answers, counted, to know an old answer
         self._asked_at, self._following, self._is_displayed = 0.0, None, False

@@ -23,7 +23,7 @@ from PIL import Image
 
 from eigen_digits import data, serving
 from eigen_digits.inference import Prediction, Recognizer
-from eigen_digits.preprocessing import BRUSH, load_image, preprocess, rasterize
+from eigen_digits.preprocessing import BRUSH, load_image, rasterize
 
 ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -958,7 +958,7 @@ SHARES = [1, 0.9, 0.8]
 
 
 def test_the_canvas_draws_what_rasterize_draws(page):
-    apart, apart_as_seen = [], []
+    recognizer, apart, apart_as_seen = Recognizer.load(), [], []
     for strokes, place in product(DIGITS.values(), PLACES):
         page.get_by_role("button", name="Clear").click()
         draw(page, set_down(strokes, place))
@@ -966,7 +966,7 @@ def test_the_canvas_draws_what_rasterize_draws(page):
         assert canvas.size == ours.size == (280, 280)
         assert canvas.getextrema() == ours.getextrema() == (0, 255)
         apart.append(difference(canvas, ours))
-        apart_as_seen.append(difference(*(preprocess(image) * 255 for image in (canvas, ours))))
+        apart_as_seen.append(difference(*(recognizer.preprocess(image) * 255 for image in (canvas, ours))))
     assert np.mean(apart) < 1, "grey levels of 255 on average over the canvas"
     assert np.mean(apart_as_seen) < 2, "grey levels of 255 on average over the 28×28 that the network sees"
 

@@ -163,10 +163,11 @@ _PATCHES = _patches()
 def _is_dot(
     pixels: np.ndarray,  # float32 (28, 28, 1), from `preprocess`
 ) -> bool:
-    "Whether the ink fills the square around it, as a tap does."
+    "Whether the ink fills the square around it, its middle above all, as a tap does."
     ink = pixels[..., 0] > 0.5
     tall, wide = (np.ptp(np.flatnonzero(ink.any(axis=axis))) + 1 for axis in (1, 0))
-    return bool(min(tall, wide) > 0.9 * max(tall, wide) and ink.sum() > 0.71 * tall * wide)
+    is_round = min(tall, wide) > 0.9 * max(tall, wide) and ink.sum() > 0.71 * tall * wide
+    return bool(is_round and pixels[11:17, 11:17].min() > 0.8)
 
 
 class Recognizer:

@@ -10,7 +10,6 @@ from eigen_digits import Recognizer
 
 ROOT = Path(__file__).parent.parent
 PICTURES = sorted((ROOT / "tests" / "pictures").glob("*.png"))
-MISSED = {"two-at-once-2-1"}  # its neighbour is a whole nine but for a sliver; one that is read leaves this list
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +25,8 @@ def test_there_are_pictures_of_each_situation():
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
-def test_each_is_read_but_for_those_that_are_known(recognizer, path):
-    answer = recognizer.predict(path)
-    assert (answer.digit == int(path.stem[-1])) == (path.stem not in MISSED)
-    assert path.stem not in MISSED or not answer.is_digit  # wrong, but not accepted
+def test_each_is_read(recognizer, path):
+    assert recognizer.predict(path).digit == int(path.stem[-1])
 
 
 def test_they_are_what_the_generator_makes():

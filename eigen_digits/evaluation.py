@@ -486,7 +486,7 @@ PICTURES = [
         "comb, slope": {"happens": (("comb", 0.2, tuple(_PRINTED.items())), ("slope", 0.5, ()))},
         "rim, vignette": {"happens": (("rim", 0.08, ()), ("vignette", 0.4, ()))},
         "neighbours, noise": {"happens": (("neighbours", 0.15, (("sides", "lr"),)), ("noise", 0.06, ()))},
-        "tilted desk, finely ruled": {"happens": (("ruled", 0.01, ()), ("desk", 0.12, (("sides", "d"), ("tilt", 5.0))))},
+        "tilted desk, ruled": {"happens": (("ruled", 0.01, ()), ("desk", 0.12, (("sides", "d"), ("tilt", 5.0))))},
         "neighbour at one side, noise": {"happens": (("neighbours", 0.2, (("sides", "r"),)), ("noise", 0.05, ()))},
     }, (0.35, 0.5)),
 ]  # fmt: skip

@@ -281,7 +281,7 @@ def _changed(recipe, epochs: int | None, seed: int | None, sample: bool):
 # %% ../nbs/11_cli.ipynb #train
 @main.command()
 @_recipe_option
-@click.option("--ink", is_flag=True, help="Train the first step, which keeps the ink of the digit.")
+@click.option("--ink", is_flag=True, help="Train the ink network, which keeps the ink of the digit.")
 @click.option("--folds", is_flag=True, help="Hold out each group of writers in turn, for evaluate.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that work side by side.")
 @_out_option
@@ -303,7 +303,7 @@ def train(
         from eigen_digits import training
 
         if ink and (folds or name != RECIPES[0]):
-            raise click.UsageError("--ink trains the first step alone; it goes with neither --folds nor --recipe")
+            raise click.UsageError("--ink trains the ink network alone; it goes with neither --folds nor --recipe")
         folder = _folder(out, name, sample)
         try:
             if ink:
@@ -316,7 +316,7 @@ def train(
 
 
 def _trained_ink(training, folder: Path, epochs: int | None, seed: int | None, sample: bool, jobs: int) -> Path:
-    "Train the first step; the file it writes."
+    "Train the ink network; the file it writes."
     from dataclasses import replace
 
     changes = {"epochs": epochs, "seed": seed} | (dict(digits=("sample",), others=("sample",)) if sample else {})

@@ -33,7 +33,7 @@ from PIL import Image
 from . import preprocessing
 from .preprocessing import BRUSH, CANVAS, SIZE, Network, load_image, preprocess, rasterize
 
-# %% ../nbs/00_data.ipynb #digits
+# %% ../nbs/00_data.ipynb #drawn
 NO_DIGIT = -1  # the label of a letter or a sign
 
 
@@ -54,7 +54,7 @@ class Drawn(Sequence):
     def __getitem__(self, i: int) -> Image.Image:
         return rasterize(self.strokes[i], width=self.widths[i])
 
-
+# %% ../nbs/00_data.ipynb #digits
 @dataclass
 class Digits:
     """Digits of one source: pictures, what they show, and who wrote them. `ValueError` if their numbers differ."""
@@ -384,7 +384,7 @@ class DataSet(NamedTuple):
     use: str  # "train": may be learnt from; "measure": only measured on, never learnt from
     digest: str | None = None  # `digest` of what was loaded, where no file has a digest of its own
 
-# %% ../nbs/00_data.ipynb #datasets
+# %% ../nbs/00_data.ipynb #addresses
 _GITHUB = "https://github.com"
 _NUMBERS = f"{_GITHUB}/kensanata/numbers/archive/2295afc9beb74968e4cde073d03f0d32426e6d30.zip"
 _SWISS = (
@@ -400,7 +400,7 @@ _MNIST_MIRRORS = (
 )
 _KAGGLE = "olafkrastovski/handwritten-digits-0-9"
 
-
+# %% ../nbs/00_data.ipynb #published-files
 def _mnist_file(name: str, sha256: str) -> Published:
     """One of MNIST's files, in `mnist/` or beside it, compressed or not."""
     names = (f"mnist/{name}.gz", f"mnist/{name}", f"{name}.gz", name)
@@ -416,8 +416,7 @@ def _wild(name: str) -> DataSet:
     """A set from the wild, for whoever has it."""
     return DataSet(_load_wild, (Published((f"wild/{name}.zip", f"{name}.zip")),), "writers", "differs", "measure")
 
-
-_BHMSDS = _more("bhmsds.zip", f"{_GITHUB}/wblachowski/bhmsds/archive/HEAD.zip")
+# %% ../nbs/00_data.ipynb #datasets-swiss
 DATASETS = {
     "swiss": DataSet(
         lambda path: load_folder(path, "swiss", _SWISS),
@@ -435,6 +434,10 @@ DATASETS = {
         "train",
         "381d235760b782da7e90a01afc3a5ef30998641f5f623766a1014a79dcf7b7c4",
     ),
+}
+
+# %% ../nbs/00_data.ipynb #datasets-mnist
+DATASETS |= {
     "mnist": DataSet(
         _load_mnist,
         (
@@ -470,6 +473,11 @@ DATASETS = {
         "CC BY 4.0",
         "train",
     ),
+}
+
+# %% ../nbs/00_data.ipynb #datasets-more
+_BHMSDS = _more("bhmsds.zip", f"{_GITHUB}/wblachowski/bhmsds/archive/HEAD.zip")
+DATASETS |= {
     "bhmsds": DataSet(
         lambda path: _load_bhmsds(path, True),
         (_BHMSDS,),
@@ -499,6 +507,10 @@ DATASETS = {
         "MIT",
         "train",
     ),
+}
+
+# %% ../nbs/00_data.ipynb #datasets-rest
+DATASETS |= {
     "kaggle": DataSet(
         lambda path: load_folder(path, "kaggle"),
         (

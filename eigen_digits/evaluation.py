@@ -7,8 +7,8 @@ __all__ = ['GROUPS', 'LEFT_OUT', 'CALIBRATED_ON', 'AUDIT', 'PICTURES', 'CLEAN', 
            'wilson', 'share', 'by_group', 'confusion', 'probabilities', 'reliability', 'calibration_error', 'log_loss',
            'Calibration', 'digit_share', 'fit_calibration', 'calibrate', 'cross_calibrate', 'read_audit', 'audited',
            'score', 'evaluate', 'write_figures', 'results_table', 'kept', 'each', 'digest_of', 'Cell', 'picture_of',
-           'fold_recognizers', 'Pool', 'evaluate_pictures', 'pictures_table', 'evaluate_wild', 'wild_table',
-           'evaluate_not_digits', 'not_digits_table']
+           'fold_recognizers', 'Pool', 'cell_pictures', 'evaluate_pictures', 'pictures_table', 'evaluate_wild',
+           'wild_table', 'evaluate_not_digits', 'not_digits_table']
 
 # %% ../nbs/06_evaluation.ipynb #imports
 import csv
@@ -423,8 +423,7 @@ def _one(name: str, levels: Sequence[float], **more) -> dict[str, dict]:
 def _crops(margins: Sequence[int], *others: tuple[int, float | None]) -> dict[str, dict]:
     "Crops with so many pixels around the ink, each of these heights and stroke widths."
     return {
-        f"{margin} px, {height} high"
-        + (f", stroke {stroke:.2f}" if stroke else ""): {
+        f"{margin} px, {height} high" + (f", stroke {stroke:.2f}" if stroke else ""): {
             **dict(margin=margin, height=height, stroke=stroke, contrast=1.0)
         }
         for margin, (height, stroke) in product(margins, others)
@@ -580,17 +579,25 @@ def _pool(folder: str, count: int = 1000) -> Pool:
     return Pool([one for part in sources for one in part], np.concatenate(labels), np.concatenate(fold))
 
 # %% ../nbs/06_evaluation.ipynb #evaluate-pictures
-def _read_cell(folder: str, number: int | None, count: int) -> dict[str, np.ndarray]:
-    "Put digits of the pool into pictures of a cell, all of the pool into clean ones for None, and have them read."
-    pool, recognizers = _pool(folder), _recognizers(folder)
-    rng = np.random.default_rng([2026, 0 if number is None else number + 1])
+def cell_pictures(
+    folder: str,  # models/<name>, with out_of_fold.npz
+    number: int | None,  # of a cell in the grid; all of the pool in clean pictures for None
+    count: int = 200,  # pictures, the same at each call
+) -> Iterator[tuple[int, Image.Image]]:  # place in the pool, and picture
+    "Digits of the pool in pictures of a cell."
+    pool, rng = _pool(folder), np.random.default_rng([2026, 0 if number is None else number + 1])
     index = np.arange(len(pool.labels)) if number is None else np.sort(rng.permutation(len(pool.labels))[:count])
-    cell, read = CLEAN if number is None else PICTURES[number], []
-    for i in index:
-        picture = picture_of(cell, pool.sources[i], rng, pool.sources)
-        read.append(recognizers[int(pool.fold[i])].predict(picture))
-    digit = np.array([-1 if one.digit is None else one.digit for one in read])
-    accepted = np.array([one.is_digit for one in read])
+    cell = CLEAN if number is None else PICTURES[number]
+    for i in index.tolist():
+        yield i, picture_of(cell, pool.sources[i], rng, pool.sources)
+
+
+def _read_cell(folder: str, number: int | None, count: int) -> dict[str, np.ndarray]:
+    "Have each picture of a cell read by the recognizer that does not know its writer."
+    pool, recognizers = _pool(folder), _recognizers(folder)
+    read = {i: recognizers[int(pool.fold[i])].predict(picture) for i, picture in cell_pictures(folder, number, count)}
+    index, digit = np.array(list(read)), np.array([-1 if one.digit is None else one.digit for one in read.values()])
+    accepted = np.array([one.is_digit for one in read.values()])
     return {"index": index, "right": digit == pool.labels[index], "accepted": accepted, "empty": digit < 0}
 
 

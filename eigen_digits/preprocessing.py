@@ -289,7 +289,7 @@ class Network(threading.local):
         self,
         inputs: np.ndarray,  # float32 (n, …)
     ) -> np.ndarray:  # float32 (n, …)
-        "What the network says of each input."
+        "The network's output for a batch."
         if len(inputs) not in self._interpreters:
             self._interpreters[len(inputs)] = self._interpreter(inputs.shape)
         interpreter, source, sink = self._interpreters[len(inputs)]

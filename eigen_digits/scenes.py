@@ -31,12 +31,12 @@ from .preprocessing import VIEW, Box, load_image, look
 class Scene:
     "A picture in the making, and the truth about it; its arrays are float32 (h, w) in [0, 1]."
 
-    grey: np.ndarray  # the light that comes from each place
+    grey: np.ndarray  # brightness, 0 black to 1 white
     ink: np.ndarray  # how far each pixel is covered by the digit that is meant
     writing: np.ndarray  # how far by any handwriting, that digit's included
     paper: float  # the tone of blank paper
     pen: float  # the tone of full ink
-    draw: Callable[[float], np.ndarray]  # height in pixels → coverage by something else that the same hand wrote
+    draw: Callable[[float], np.ndarray]  # a height in pixels → coverage (h, w) by another character of the same hand
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -91,7 +91,7 @@ def tight(
     coverage: np.ndarray,  # (h, w)
     least: float = 0.15,  # of what counts as covered
 ) -> np.ndarray:
-    "Cut to what is covered."
+    "The smallest part that holds all pixels above `least`; unchanged if there are none."
     rows, columns = (np.flatnonzero(coverage.max(axis=axis) > least) for axis in (1, 0))
     return coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else coverage
 
@@ -234,7 +234,7 @@ def placed(
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part
     return whole
 
-
+# %% ../nbs/02_scenes.ipynb #written
 def laid(
     scene: Scene,
     cover: np.ndarray,  # (h, w) in [0, 1]
@@ -249,14 +249,14 @@ def written(
     rng: np.random.Generator,
     uneven: float = 0.0,  # how much of the ink may be missing where a pen or a pencil hardly touches
 ) -> Scene:
-    "All handwriting, on the paper."
+    "The scene with its handwriting drawn in the pen's tone."
     cover = scene.writing
     if uneven:
         patches = smooth(scene.grey.shape, scene.side / scene.size * rng.uniform(4, 20), rng)
         cover = cover * np.clip(1 - uneven * (0.5 + patches), 0.25, 1)
     return laid(scene, cover, scene.pen)
 
-
+# %% ../nbs/02_scenes.ipynb #smooth
 def smooth(
     shape: tuple[int, int],
     knots: float,  # along the longer side
@@ -424,7 +424,7 @@ def neighbours(
     "Pieces of other writing that reach in from the sides."
     if sides is None:
         some = list("lurd") if rng.random() < 0.4 else list("lr")
-        sides = rng.permutation(some)[: rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])]
+        sides = rng.permutation(some)[: rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15])]
     for side in sides:
         other = scene.draw(scene.size * rng.uniform(0.75, 1.25))
         piece = placed(
@@ -467,7 +467,7 @@ def surface(
     tone: float,  # in [0, 1]
     rng: np.random.Generator,
 ) -> np.ndarray:  # float (h, w) in [0, 1]
-    "Plain, wooden, woven or blotched."
+    "A random texture: plain, wood, cloth or blotches."
     kind, grain = rng.choice(["plain", "wood", "cloth", "blotches"]), 0.0
     if kind == "cloth":
         grain = rng.normal(0, rng.uniform(0.01, 0.08), shape)
@@ -487,7 +487,7 @@ def desk(
     sides: str | None = None,  # at which; one or two if None
     tilt: float | None = None,  # degrees; some three to either side if None
 ) -> Scene | None:  # a larger picture; None where the tilted desk would cover the digit
-    "What the sheet lies on."
+    "Enlarge the scene by the desk at some sides."
     sides = rng.permutation(list("lurd"))[: rng.choice([1, 2], p=[0.65, 0.35])] if sides is None else sides
     depth = [level * (rng.uniform(0.4, 1) if len(sides) > 1 else 1) * (side in sides) for side in "lurd"]
     height, width = scene.grey.shape
@@ -580,14 +580,14 @@ def _shadow(scene: Scene, level: float, into: np.ndarray, rng: np.random.Generat
 
 # %% ../nbs/02_scenes.ipynb #camera
 def blur(scene: Scene, level: float, rng: np.random.Generator) -> Scene:
-    "A Gaussian blur; the level is its deviation in shares of the digit's size."
+    "A Gaussian blur; the level is its standard deviation in shares of the digit's size."
     if (pixels := level * scene.size) < 0.3:
         return scene
     return replace(scene, grey=np.asarray(scene.picture.filter(ImageFilter.GaussianBlur(pixels)), np.float32) / 255)
 
 
 def noise(scene: Scene, level: float, rng: np.random.Generator) -> Scene:
-    "Normal noise; the level is its deviation in shares of white."
+    "Gaussian noise; the level is its standard deviation, with white as 1."
     return replace(scene, grey=scene.grey + rng.normal(0, level, scene.grey.shape).astype(np.float32))
 
 
@@ -598,7 +598,7 @@ def jpeg(scene: Scene, level: float, rng: np.random.Generator) -> Scene:
 
 
 def resized(scene: Scene, scale: float) -> Scene:
-    "The same in fewer pixels."
+    "The scene and its truth scaled, to at least 4 pixels a side."
     size = [max(4, round(length * scale)) for length in scene.grey.shape[::-1]]
     maps = {name: Image.fromarray(getattr(scene, name)) for name in ("grey", "ink", "writing")}
     return replace(scene, **{name: np.asarray(one.resize(size, Image.Resampling.BOX)) for name, one in maps.items()})
@@ -633,7 +633,7 @@ SITUATIONS = {
     "jpeg": Situation(jpeg, 8, 90),
 }
 
-
+# %% ../nbs/02_scenes.ipynb #layers
 class Layer(NamedTuple):
     "One of these situations may happen, in this place among the layers."
 
@@ -645,16 +645,16 @@ class Layer(NamedTuple):
 _LIGHT = {"slope": 0.2, "hand's shadow": 0.4, "corner": 0.2, "vignette": 0.2}
 UNDER_THE_INK = (
     Layer(
-        0.55,
+        0.6,
         0.14,
         {
-            "ruled": 0.17,
-            "squared": 0.2,
-            "framed": 0.25,
-            "comb": 0.1,
-            "baseline": 0.1,
-            "some sides": 0.12,
-            "small print": 0.06,
+            "ruled": 0.2,
+            "squared": 0.34,
+            "framed": 0.22,
+            "comb": 0.07,
+            "baseline": 0.06,
+            "some sides": 0.07,
+            "small print": 0.04,
         },
     ),
     Layer(0.15, 0.05, {"ruled": 0.2, "framed": 0.3, "some sides": 0.3, "baseline": 0.2}),
@@ -676,7 +676,7 @@ HELD_BACK = (
     {"neighbours", "noise"},
 )
 
-
+# %% ../nbs/02_scenes.ipynb #draw-plan
 def draw_plan(
     rng: np.random.Generator,
     is_crop: bool = False,  # a crop close around the digit

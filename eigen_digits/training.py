@@ -64,18 +64,18 @@ class Recipe:
     size: int = SIZE  # as in `preprocess`: pixels that a digit's longer side takes of the 28
     sets: dict[str, float] = field(
         default_factory=lambda: {
-            **{"swiss": 0.22, "swiss-more": 0.03, "pendigits": 0.17, "uji": 0.08, "mnist": 0.25, "bhmsds": 0.1},
-            **{"several": 0.05, "other": 0.1},
+            **{"swiss": 0.22, "swiss-more": 0.03, "pendigits": 0.17, "uji": 0.08, "mnist": 0.25, "bhmsds": 0.08},
+            **{"several": 0.05, "other": 0.12},
         }
     )  # shares
-    epochs: int = 50
-    fold_epochs: int = 25  # of the networks that cross-validation trains
+    epochs: int = 60
+    fold_epochs: int = 32  # of the networks that cross-validation trains
     steps: int = 200  # batches in an epoch; 0: as many as hold each digit once
     batch: int = 128
     learning_rate: float = 2e-3  # at its highest; falls along a cosine unless callbacks govern it
     smoothing: float = 0.05  # of the labels
     augmentation: Augmentation | None = Augmentation()  # None: digits are seen as they are
-    renderings: int = 3  # how often each drawing is drawn anew, and each digit put into a scene
+    renderings: int = 2  # how often each drawing is drawn anew, and each digit put into a scene
     callbacks: tuple[str, ...] = ()  # names in `CALLBACKS`
     calibrated: bool = True  # False: its confidences are used as they are
     seed: int = 42
@@ -217,7 +217,7 @@ def _as_expected(digits: Digits, is_framed: bool) -> Digits:
 
 
 def _from_scenes(digits: Digits, pixels: np.ndarray, seed: int, recipe: Recipe, network: Network) -> np.ndarray:
-    "Each digit as the first step finds it in a scene; as it is, where what is found is not what was put there."
+    "Each digit as the ink network finds it in a scene; as it is, where what is found is not what was put there."
     found = pixels.copy()
     for i, (picture, truth) in enumerate(in_scenes(digits, seed)):
         if max(picture.size) < preprocessing.SMALLEST:  # a crop of hardly any ink, which preprocessing refuses
@@ -428,7 +428,7 @@ def _cosine(rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.
 class InkRecipe:
     "All that decides how the network that keeps the ink is trained."
 
-    epochs: int = 76
+    epochs: int = 64
     steps: int = 200  # batches in an epoch
     batch: int = 64
     learning_rate: float = 3e-3

@@ -196,7 +196,7 @@ def test_pictures_of_many_modes_give_one_answer(folder):
         (["predict", "x.png", "--format", "xml"], "jsonl"),
         (["serve", "--port", "70000"], "65535"),
         (["train", "--epochs", "1"], "x>=2"),
-        (["train", "--ink", "--folds"], "--ink trains the first step alone"),
+        (["train", "--ink", "--folds"], "--ink trains the ink network alone"),
         (["data"], "--list"),
         (["data", "nosuchset"], "swiss"),
         (["nonsense"], "nonsense"),

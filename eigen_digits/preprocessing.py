@@ -18,9 +18,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from math import ceil, isqrt
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, ImageStat
 
 # %% ../nbs/01_preprocessing.ipynb #brute-force
 SIDE = 28  # pixels on a side of what the network reads
@@ -50,7 +51,7 @@ def _check_size(width: int, height: int) -> None:
 
 # %% ../nbs/01_preprocessing.ipynb #open-bytes
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # what pictures of digits come in; no others are tried
-_NOT_READ = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"<svg": "SVG", b"%PDF": "PDF"}
+_NOT_READ = {b"avif": "AVIF", b"avis": "AVIF", b"ftyp": "HEIC", b"<svg": "SVG", b"%PDF": "PDF"}  # in this order
 _SCANS = 500  # of a progressive JPEG: a dozen is usual, some more are found by chance, and each costs a pass
 _TILING = 256, 257, 322, 323  # the tags of a TIFF that say how wide and long it is, and each of its tiles
 
@@ -61,9 +62,6 @@ def open_image(
     "Open an image file; raises `ImageError` for what is no image or has too few pixels, or too many."
     if not data:
         raise ImageError("the picture is empty: 0 bytes; send a PNG, JPEG, WebP, BMP or TIFF file")
-    for mark, name in _NOT_READ.items():
-        if mark in data[:1000]:
-            raise ImageError(f"the picture is {name}, which is not read here; save it as PNG or JPEG and send that")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
@@ -71,6 +69,8 @@ def open_image(
     except Image.DecompressionBombError as error:
         raise ImageError(_OUTSIZED.format("more than 178 million")) from error
     except Exception as error:  # Pillow raises many kinds for broken headers
+        if name := next((name for mark, name in _NOT_READ.items() if mark in data[:4000]), None):
+            raise ImageError(f"the picture is {name}, which is not read here; save it as PNG or JPEG") from error
         raise ImageError("the data is not a picture; send a PNG, JPEG, WebP, BMP or TIFF file") from error
     _check_size(*image.size)
     _check_work(image, data)
@@ -88,14 +88,15 @@ def _check_work(image: Image.Image, data: bytes) -> None:
             raise ImageError("the TIFF picture is smaller by far than its tiles; save it anew without and send that")
 
 # %% ../nbs/01_preprocessing.ipynb #picture-bytes
-_REPLACED = str.maketrans("-_ ", "+/+", "\t\r\n")  # as URLs have it; a form turns "+" into a space
+_REPLACED = str.maketrans("-_ ", "+/+", "\t")  # as URLs have it; a form turns "+" into a space
 
 
 def picture_bytes(
     text: str,  # a data URL such as `data:image/png;base64,…`, or its base64 part alone
 ) -> bytes:  # the picture file it holds
     "Decode base64, with line breaks, url-safe, or without padding; raises `ImageError` for anything else."
-    head, comma, payload = text.partition(",") if text.startswith("data:") else ("", "", text)
+    text = "".join(line.strip() for line in text.splitlines())
+    payload = unquote(text.partition(",")[2] if text[:5].lower() == "data:" else text)
     payload = payload.strip().translate(_REPLACED).rstrip("=")
     try:
         return base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
@@ -110,7 +111,7 @@ _SHAPES = "give (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), with the channels las
 
 def _one_picture(array: np.ndarray) -> np.ndarray:  # (h, w), (h, w, 3) or (h, w, 4)
     "The array in the shape of a picture; `ImageError` for a batch, or what is no picture."
-    if array.ndim == 1 and (side := isqrt(array.size)) ** 2 == array.size:
+    if max(array.shape, default=0) == array.size and (side := isqrt(array.size)) ** 2 == array.size:
         array = array.reshape(side, side)  # a row of a table, as of 784 pixels
     if array.ndim in (3, 4) and len(array) == 1 and array.shape[1] > 1:
         array = array[0]
@@ -121,7 +122,7 @@ def _one_picture(array: np.ndarray) -> np.ndarray:  # (h, w), (h, w, 3) or (h, w
         return array
     shape = f"the array has shape {array.shape}"
     if array.ndim == 3 and len(array) in (3, 4):
-        raise ImageError(f"{shape}; with the colours first, give np.moveaxis(array, 0, -1)")
+        raise ImageError(f"{shape}; with the colours first, give np.moveaxis(array.squeeze(), 0, -1)")
     if array.ndim in (3, 4) and array.size:
         raise ImageError(f"{shape}; {_SHAPES}. If these are {len(array)} pictures, give them to predict_many")
     raise ImageError(f"{shape}; {_SHAPES}")
@@ -130,7 +131,7 @@ def _one_picture(array: np.ndarray) -> np.ndarray:  # (h, w), (h, w, 3) or (h, w
 def _range(array: np.ndarray) -> tuple[float, float]:
     "The values that stand for black and white: those of a usual range that the array fits into, or its own."
     low, high = float(array.min()), float(array.max())
-    usual = ((0, 1), (-1, 1)) if high <= 1.1 else ((0, 255), (0, 65535)) if high > 16 else ()
+    usual = ((0, 1), (-1, 1)) if high <= 1.1 else ((0, 255),) if high > 16 else ()
     for black, white in usual:
         beyond = white / 10 if array.dtype.kind == "f" else 0  # as interpolation leaves it
         if black - beyond <= low and high <= white + beyond:
@@ -143,7 +144,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     array = _one_picture(array)
     _check_size(array.shape[1], array.shape[0])
     if array.dtype.kind not in "buif" or not np.isfinite(array).all():
-        raise ImageError(f"the array of {array.dtype} holds no finite numbers; give bool, integers or floats")
+        raise ImageError(f"the array of {array.dtype} holds what is no finite number; give bool, integers or floats")
     black, white = _range(array)
     if (black, white) == (0, 255) and array.dtype == np.uint8:
         return Image.fromarray(array)
@@ -179,7 +180,7 @@ def _load(source: Source) -> Image.Image:
         return _upright(_decode(source))
     return _from_array(_as_array(source))
 
-
+# %% ../nbs/01_preprocessing.ipynb #read-source
 def _read_text(text: str | os.PathLike) -> bytes:
     "What a path or a data URL stands for."
     if isinstance(text, str) and text.startswith("data:"):
@@ -188,19 +189,23 @@ def _read_text(text: str | os.PathLike) -> bytes:
         with open(text, "rb") as file:
             return file.read()
     except OSError as error:
-        raise ImageError(f"{os.fspath(text)!r:.200} cannot be read: {error.strerror or error}") from error
+        raise ImageError(f"{text!r:.200} cannot be read: {error.strerror}; base64 needs data:…, before it") from error
     except ValueError as error:
         raise ImageError(f"{os.fspath(text)!r:.200} is no path ({error}); give that of a picture") from error
 
 
 def _read_file(file) -> bytes:
-    "All that an open file holds from here on; from its start, if it has just been written."
-    data = file.read()
-    if not data and hasattr(file, "seekable") and file.seekable():
-        file.seek(0)
+    "All that an open file holds, from its start where it can be gone back to."
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
         data = file.read()
-    if isinstance(data, str):
-        raise ImageError("the file is open as text; open it with mode 'rb'")
+    except Exception as error:  # closed, open as text or for writing, or a connection that broke
+        raise ImageError(f"the file cannot be read ({error}); open it with mode 'rb'") from error
+    if not isinstance(data, bytes):
+        raise ImageError(
+            f"the file gives {type(data).__name__}; open it with mode 'rb', or give what it holds as bytes"
+        )
     return data
 
 
@@ -208,6 +213,8 @@ def _as_array(source: Source) -> np.ndarray:
     "What an object is as an array; `ImageError` for what is none."
     if not (hasattr(source, "__array__") or isinstance(source, (list, tuple))):
         raise ImageError(f"{type(source).__name__} is no picture; give bytes, a path, a data URL, an image or an array")
+    if np.ma.is_masked(source):
+        raise ImageError("the array is masked; give x.filled(the level of the paper)")
     try:
         return np.asarray(source)
     except Exception as error:  # each library has its own for a tensor that is on another device or has a gradient
@@ -238,17 +245,21 @@ def load_image(
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         if image.getchannel("A").getextrema()[0] == 255:  # nothing is, as in what a page's canvas sends
             return image.convert("RGB")
-        on_white = _on_paper(image, "white")
-        if _spread(on_white) >= _FAINTEST:
-            return on_white
-        on_black = _on_paper(image, "black")
-        return on_black if _spread(on_black) >= _FAINTEST else on_white
+        on_white, on_black = _on_paper(image, "white"), _on_paper(image, "black")
+        shows = 255 - _mean(on_white), _mean(on_black)
+        is_drawing = _mean(image.getchannel("A")) < 128 or _spread(on_white) < _FAINTEST
+        return on_black if is_drawing and shows[1] > shows[0] else on_white
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _on_paper(image: Image.Image, paper: str) -> Image.Image:
     "An RGBA image as RGB, on paper of a colour."
     return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("RGB")
+
+
+def _mean(image: Image.Image) -> float:
+    "The mean brightness, 0 to 255."
+    return ImageStat.Stat(image.convert("L")).mean[0]
 
 
 def _spread(image: Image.Image) -> int:
@@ -356,7 +367,24 @@ def find_ink(
     network: Network,  # the ink network
 ) -> np.ndarray | None:  # float32 (h, w) in [0, 1], the digit's coverage within its box; None where there is no ink
     "Find the ink of the digit that is meant; where there is none, all handwriting."
-    view, found = look(grey), None
+    found = _from(look(grey), grey, network)
+    if found is None:  # in a long picture it may have been too small to be seen
+        parts = [_from(look(grey, box), grey, network) for box in _parts(*grey.size)]
+        found = max((part for part in parts if part is not None), key=np.sum, default=None)
+    return found
+
+
+def _parts(width: int, height: int) -> list[Box]:
+    "Overlapping parts along a picture that is more than four times as long as wide, at most 77."
+    long, short = max(width, height), min(width, height)
+    length = max(short, long / 20)
+    starts = np.linspace(0, long - length, int(4 * long / length) - 3) if long > 4 * short else []
+    return [(x, 0, x + length, short) if width > height else (0, x, short, x + length) for x in starts]
+
+
+def _from(view: View, grey: Image.Image, network: Network) -> np.ndarray | None:
+    "The ink that is found from a view on, looking closer while it is small."
+    found = None
     for _ in range(_LOOKS):
         digit, writing = inks(view, network)
         ink = digit if digit.max() >= _SURE else writing
@@ -456,10 +484,13 @@ def rasterize(
         raise ValueError(f"size is {size!r}; give a whole number of pixels from 1 to 5000")
     if not 0.5 <= width <= 5000:
         raise ValueError(f"width is {width!r}; give 0.5 to 5000 pixels")
+    arrays = _points(strokes)
+    if arrays and not any(((points > -width) & (points < size + width)).all(axis=1).any() for points in arrays):
+        raise ImageError(f"the strokes lie outside of the canvas, which is 0 to {size} both ways; move or scale them")
     paper = Image.new("L", (size * _FINER, size * _FINER), 255)
     pen, breadth = ImageDraw.Draw(paper), round(width * _FINER)
     reach = (breadth - 1) / 2  # from the middle of the middle pixel to that of the last
-    for points in _points(strokes):
+    for points in arrays:
         finer = points * _FINER - 0.5  # Pillow counts from the middle of a pixel
         pen.line(finer.ravel().tolist(), fill=0, width=breadth)
         for box in np.hstack([finer - reach, finer + reach]).tolist():

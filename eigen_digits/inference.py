@@ -249,9 +249,13 @@ class Recognizer:
 
     def predict_many(
         self,
-        images: Iterable[Source],  # or an array of several pictures, (n, 28, 28) or alike
+        images: Iterable[Source],  # or an array of several pictures, (n, 28, 28) or alike, or a table of them
     ) -> list[Prediction]:  # in the order of the images
-        "Read several pictures; raises `ImageError` at the first that is none."
+        "Read several pictures; raises `ImageError` at the first that is none, `ValueError` for what is not several."
+        if isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
+            raise ValueError(f"images: {type(images).__name__} is not several pictures; give a list, or call predict")
+        if hasattr(images, "to_numpy"):  # of pandas, which gives the names of its columns one by one
+            images = images.to_numpy()
         return [self.predict(image) for image in images]
 
     def predict_strokes(

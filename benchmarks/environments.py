@@ -12,7 +12,7 @@ from .rounds import CACHE, ROOT, environment
 
 def ours() -> Path:
     """The folder of an environment with this package and what it needs."""
-    source = [ROOT / "settings.ini", ROOT / "setup.py", *(ROOT / "models" / "eigen-digits").glob("model.*")]
+    source = [ROOT / "settings.ini", ROOT / "setup.py", *(ROOT / "models" / "eigen-digits").glob("*.tflite")]
     source += [path for path in (ROOT / "eigen_digits").rglob("*") if path.suffix in (".py", ".html")]
     return _made("ours", ROOT, source=source)
 

@@ -357,7 +357,7 @@ def inks(
     return np.moveaxis(network(view.pixels[None])[0] * view.pixels[..., 1:], -1, 0)
 
 # %% ../nbs/01_preprocessing.ipynb #find-ink
-_SURE = 0.35  # coverage that must be reached somewhere: below it, the network sees no ink
+_SURE = 0.56  # coverage that must be reached somewhere; shade and grain of empty paper stay below it, ink above
 _NEAR = VIEW / 3  # pixels of the view: how long a digit must be to be seen well
 _LOOKS = 4  # at most, each some five times nearer: enough for a digit of 2 % of the largest picture
 

@@ -423,7 +423,8 @@ def _one(name: str, levels: Sequence[float], **more) -> dict[str, dict]:
 def _crops(margins: Sequence[int], *others: tuple[int, float | None]) -> dict[str, dict]:
     "Crops with so many pixels around the ink, each of these heights and stroke widths."
     return {
-        f"{margin} px, {height} high" + (f", stroke {stroke:.2f}" if stroke else ""): {
+        f"{margin} px, {height} high"
+        + (f", stroke {stroke:.2f}" if stroke else ""): {
             **dict(margin=margin, height=height, stroke=stroke, contrast=1.0)
         }
         for margin, (height, stroke) in product(margins, others)

@@ -140,8 +140,7 @@ def _range(array: np.ndarray) -> tuple[float, float]:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    "An array of any usual shape and range as an 8-bit image; raises `ImageError`."
-    array = _one_picture(array)
+    "An array in the shape of a picture, of any usual range, as an 8-bit image; raises `ImageError`."
     _check_size(array.shape[1], array.shape[0])
     if array.dtype.kind not in "buif" or not np.isfinite(array).all():
         raise ImageError(f"the array of {array.dtype} holds what is no finite number; give bool, integers or floats")
@@ -178,7 +177,7 @@ def _load(source: Source) -> Image.Image:
         source = open_image(bytes(source))
     if isinstance(source, Image.Image):
         return _upright(_decode(source))
-    return _from_array(_as_array(source))
+    return _from_array(_one_picture(_as_array(source)))
 
 # %% ../nbs/01_preprocessing.ipynb #read-source
 def _read_text(text: str | os.PathLike) -> bytes:

@@ -444,7 +444,7 @@ def _lines(name: str, step: float, *each: tuple[float, float, float]) -> dict[st
 
 
 _PRINTED = {"strength": 0.9, "width": 0.04, "cut": 0}
-_TWO = (0.35, 0.6)  # sizes
+_ON_LINES, _ON_A_SHEET = (0.35, 0.45, 0.6), (0.2, 0.35, 0.5)  # sizes
 _COLOURS = (("blue", "gold"), ("firebrick", "seagreen"), ("darkorange", "indigo"), ("black", "crimson"))
 PICTURES = [
     *_cells("tight crop", _crops((0, 1, 2, 4), (20, None), (45, 1 / 6), (90, None)), [0.9]),
@@ -456,29 +456,29 @@ PICTURES = [
     *_cells("corner in shadow", _one("corner", (0.2, 0.4))),
     *_cells("slope of light", _one("slope", (0.3, 0.6))),
     *_cells("vignette", _one("vignette", (0.2, 0.4)), (0.12, 0.25, 0.5)),
-    *_cells("desk at one side", _one("desk", (0.1, 0.2), sides="l", tilt=0.0), (0.2, 0.35)),
-    *_cells("desk at one side", _one("desk", (0.12, 0.18), sides="d", tilt=5.0), (0.2, 0.35)),
-    *_cells("desk at one side", _one("desk", (0.3,), sides="r", tilt=8.0), (0.25,), unusual=["0.3"]),
-    *_cells("rim all round", _one("rim", (0.06, 0.12)), (0.2, 0.35, 0.5)),
-    *_cells("printed box", _one("framed", (0.1, 0.25, 0.5), **_PRINTED), (0.3, 0.45)),
-    *_cells("printed box", {"0.3, corners cut": _one("framed", (0.3,), **_PRINTED | {"cut": 0.3})["0.3"]}, (0.3, 0.45)),
+    *_cells("desk at one side", _one("desk", (0.1, 0.2), sides="l", tilt=0.0), _ON_A_SHEET),
+    *_cells("desk at one side", _one("desk", (0.12, 0.18), sides="d", tilt=5.0), _ON_A_SHEET),
+    *_cells("desk at one side", _one("desk", (0.3,), sides="r", tilt=8.0), (0.15, 0.25, 0.35), unusual=["0.3"]),
+    *_cells("rim all round", _one("rim", (0.06, 0.12)), _ON_A_SHEET),
+    *_cells("printed box", _one("framed", (0.1, 0.25, 0.5), **_PRINTED), (0.2, 0.3, 0.45)),
+    *_cells("printed box", {"0.3, corners cut": _one("framed", (0.3,), **_PRINTED | {"cut": 0.3})["0.3"]}, (0.2, 0.3, 0.45)),
     *_cells("comb", _one("comb", (0.08, 0.25), part=0.5, **_PRINTED)),
     *_cells("baseline", _one("baseline", (0.0, 0.12), **_PRINTED)),
-    *_cells("ruled", _lines("ruled", 1 / 3, (0.01, 0, 0), (0.03, 0, 0), (0.015, 1.5, 0.015), (0.03, 3, 0)), _TWO),
-    *_cells("squared", _lines("squared", 0.2, (0.01, 0, 0), (0.015, 1, 0.015), (0.02, 3, 0), (0.03, 1.5, 0)), _TWO),
-    *_cells("neighbours", _one("neighbours", (0.12,), sides="l") | _one("neighbours", (0.2,), sides="r"), (0.4, 0.55)),
-    *_cells("neighbours", {"0.2 at both sides": _one("neighbours", (0.2,), sides="lr")["0.2"]}, (0.4, 0.55)),
-    *_cells("neighbours", {"all round": _one("neighbours", (0.2,), sides="lurd")["0.2"]}, [0.5], unusual=["all round"]),
-    *_cells("specks", _one("specks", (0.04, 0.08)), (0.3, 0.6)),
-    *_cells("blur", _one("blur", (0.02, 0.04)), (0.3, 0.6)),
-    *_cells("noise", _one("noise", (0.05, 0.1)), (0.3, 0.6)),
-    *_cells("JPEG", _one("jpeg", (25, 10)), (0.3, 0.6)),
-    *_cells("pale", {"0.3": {"contrast": 0.3}, "0.15": {"contrast": 0.15}}, (0.3, 0.6)),
-    *_cells("pencil", {"0.5": {"contrast": 0.4, "uneven": 0.5}}, (0.3, 0.6)),
-    *_cells("turned", {f"{turn}°": {"turn": turn} for turn in (-15, 15)}, [0.5], [False]),
-    *_cells("bold", {"1/6": {"stroke": 1 / 6}, "1/5": {"stroke": 1 / 5}}, (0.3, 0.6)),
-    *_cells("bold", {"1/4": {"stroke": 1 / 4}}, (0.5,), unusual=["1/4"]),
-    *_cells("coloured", {f"{ink} on {paper}": {"colours": (ink, paper)} for ink, paper in _COLOURS}, [0.5], [False]),
+    *_cells("ruled", _lines("ruled", 1 / 3, (0.01, 0, 0), (0.03, 0, 0), (0.015, 1.5, 0.015), (0.03, 3, 0)), _ON_LINES),
+    *_cells("squared", _lines("squared", 0.2, (0.01, 0, 0), (0.015, 1, 0.015), (0.02, 3, 0), (0.03, 1.5, 0)), _ON_LINES),
+    *_cells("neighbours", _one("neighbours", (0.12,), sides="l") | _one("neighbours", (0.2,), sides="r"), (0.3, 0.4, 0.55)),
+    *_cells("neighbours", {"0.2 at both sides": _one("neighbours", (0.2,), sides="lr")["0.2"]}, (0.3, 0.4, 0.55)),
+    *_cells("neighbours", {"all round": _one("neighbours", (0.2,), sides="lurd")["0.2"]}, (0.3, 0.4, 0.5), unusual=["all round"]),
+    *_cells("specks", _one("specks", (0.04, 0.08))),
+    *_cells("blur", _one("blur", (0.02, 0.04))),
+    *_cells("noise", _one("noise", (0.05, 0.1))),
+    *_cells("JPEG", _one("jpeg", (25, 10))),
+    *_cells("pale", {"0.3": {"contrast": 0.3}, "0.15": {"contrast": 0.15}}),
+    *_cells("pencil", {"0.5": {"contrast": 0.4, "uneven": 0.5}}),
+    *_cells("turned", {f"{turn}°": {"turn": turn} for turn in (-15, 15)}),
+    *_cells("bold", {"1/6": {"stroke": 1 / 6}, "1/5": {"stroke": 1 / 5}}),
+    *_cells("bold", {"1/4": {"stroke": 1 / 4}}, unusual=["1/4"]),
+    *_cells("coloured", {f"{ink} on {paper}": {"colours": (ink, paper)} for ink, paper in _COLOURS}, dark=[False]),
     *_cells("two at once", {
         "desk, ruled": {"happens": (("ruled", 0.015, ()), ("desk", 0.15, ()))},
         "box, hand's shadow": {"happens": (("framed", 0.25, tuple(_PRINTED.items())), ("hand's shadow", 0.35, ()))},
@@ -488,7 +488,7 @@ PICTURES = [
         "neighbours, noise": {"happens": (("neighbours", 0.15, (("sides", "lr"),)), ("noise", 0.06, ()))},
         "tilted desk, ruled": {"happens": (("ruled", 0.01, ()), ("desk", 0.12, (("sides", "d"), ("tilt", 5.0))))},
         "neighbour at one side, noise": {"happens": (("neighbours", 0.2, (("sides", "r"),)), ("noise", 0.05, ()))},
-    }, (0.35, 0.5)),
+    }, _ON_LINES),
 ]  # fmt: skip
 CLEAN = Cell("clean")
 

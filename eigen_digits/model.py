@@ -102,7 +102,7 @@ def _spread_out(cells):
 
 # %% ../nbs/03_model.ipynb #ink-net
 def ink_net(
-    widths: tuple[int, ...] = (12, 24, 48, 96, 128),  # filters at half the view's size, and at each half of that
+    widths: tuple[int, ...] = (16, 32, 48, 96, 128),  # filters at half the view's size, and at each half of that
 ) -> keras.Model:  # takes (n, 96, 96, 2), as `View.pixels`; gives (n, 96, 96, 2) in [0, 1]
     "A small U-Net that keeps ink: coverage by the digit that is meant, and by all handwriting."
     view = keras.Input((VIEW, VIEW, 2), name="view")

@@ -79,8 +79,8 @@ class Hand:
 def random_hand(rng: np.random.Generator) -> Hand:
     "Most hands are upright and use a usual pen; some slant far, some use a marker."
     slant = rng.normal(0, 0.15) if rng.random() < 0.75 else rng.uniform(-0.2, 0.7)
-    growth = rng.normal(0, 0.012) if rng.random() < 0.8 else rng.uniform(0, 0.08)
-    pen = np.exp(rng.uniform(*np.log((0.035, 0.15))))
+    growth = rng.normal(0, 0.012) if rng.random() < 0.8 else rng.uniform(0, 0.12)
+    pen = np.exp(rng.uniform(*np.log((0.025, 0.15))))
     return Hand(rng.normal(0, 5), slant, rng.normal(0, 0.12), pen, growth, rng.random() < 0.6)
 
 # %% ../nbs/02_scenes.ipynb #drawing
@@ -340,10 +340,14 @@ def framed(
     width = max(0.8, scene.size * (np.exp(rng.uniform(*np.log((0.012, 0.12)))) if width is None else width))
     gaps = level * scene.size * (rng.uniform(0.6, 1.4, 4) if rough else np.ones(4)) + width / 2 + 0.5
     box = tuple(np.add(scene.box, gaps * [-1, -1, 1, 1]).tolist())
+    beside = 0.0
     if cut is None:  # an empty frame with cut corners could not be told from a nought
         is_whole = sides == "lurd" and scene.ink.any()
-        cut = rng.uniform(0.05, 0.45) if is_whole and rng.random() < 0.35 else 0
+        cut = rng.uniform(0.05, 0.45) if is_whole and rng.random() < 0.45 else 0
+        beside = rng.choice([-1, 1]) * rng.uniform(1, 1.5) if rng.random() < 0.35 else 0  # the next field of the form
     ends = _cut_corners(box, cut, rng) if cut else _sides(box, sides, part)
+    if beside:
+        ends += [tuple(np.add(end, (beside * (box[2] - box[0]), 0))) for end in ends]
     if cut and rng.random() < 0.3:  # not all of its lines are there
         ends = [end for end in ends if rng.random() < 0.7] or ends
     if rough and not cut and rng.random() < 0.3:  # lines that go on, as in a table

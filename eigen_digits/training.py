@@ -428,7 +428,7 @@ def _cosine(rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.
 class InkRecipe:
     "All that decides how the network that keeps the ink is trained."
 
-    epochs: int = 64
+    epochs: int = 48
     steps: int = 200  # batches in an epoch
     batch: int = 64
     learning_rate: float = 3e-3

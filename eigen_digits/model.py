@@ -102,7 +102,7 @@ def _spread_out(cells):
 
 # %% ../nbs/03_model.ipynb #ink-net
 def ink_net(
-    widths: tuple[int, ...] = (16, 32, 48, 96, 128),  # filters at half the view's size, and at each half of that
+    widths: tuple[int, ...] = (24, 32, 64, 96, 128),  # filters at half the view's size, and at each half of that
 ) -> keras.Model:  # takes (n, 96, 96, 2), as `View.pixels`; gives (n, 96, 96, 2) in [0, 1]
     "A small U-Net that keeps ink: coverage by the digit that is meant, and by all handwriting."
     view = keras.Input((VIEW, VIEW, 2), name="view")
@@ -135,13 +135,14 @@ def multiply_adds(
 
 def to_litert(
     model: keras.Model,  # with one input and one output
-) -> bytes:  # a .tflite file for one picture at a time, its weights with 16 bits
+    bits: int = 16,  # of each weight, 16 or 8; with 8, what a layer gives to the next is rounded, too
+) -> bytes:  # a .tflite file for one picture at a time
     "Convert a network to the format that the LiteRT runtime reads."
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
+    converter.target_spec.supported_types = [tf.float16] if bits == 16 else []
     with contextlib.redirect_stdout(io.StringIO()):  # the converter lists every variable
         return converter.convert()

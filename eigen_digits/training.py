@@ -471,7 +471,7 @@ def train_ink(
     mark = f"{digest_of(scenes.__file__, networks.__file__)} {json.dumps(asdict(recipe))}"
     home = Path(folder) / "runs" / "ink"
     fit(model, lambda start: _scenes_from(recipe, start, jobs), recipe.epochs, recipe.steps, mark, home)
-    write_file(Path(folder) / INK_NETWORK, networks.to_litert(model))
+    write_file(Path(folder) / INK_NETWORK, networks.to_litert(model, bits=8))
     return model
 
 # %% ../nbs/07_training.ipynb #train-network

@@ -101,6 +101,14 @@ def test_imports_have_cells_of_their_own(notebook):
 
 
 @each_notebook
+def test_what_the_site_folds_is_folded_in_jupyterlab(notebook):
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        is_folded = cell.id == "imports" or cell.source.startswith(("#| hide", "#| code-fold: true"))
+        is_code = cell.cell_type == "code"
+        assert cell.metadata.get("jupyter", {}).get("source_hidden", False) == (is_folded and is_code), cell.id
+
+
+@each_notebook
 def test_cells_are_formatted_as_black_would(notebook):
     """Cell by cell, without the directives on top: black on the file would change `#| export` too."""
     mode = black.Mode(line_length=120, is_ipynb=True)

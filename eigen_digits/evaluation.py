@@ -444,7 +444,9 @@ def _lines(name: str, step: float, *each: tuple[float, float, float]) -> dict[st
 
 
 _PRINTED = {"strength": 0.9, "width": 0.04, "cut": 0}
-_ON_LINES, _ON_A_SHEET = (0.35, 0.45, 0.6), (0.2, 0.35, 0.5)  # sizes
+_ON_LINES, _ON_A_SHEET, _IN_A_BOX, _IN_A_ROW = (0.35, 0.45, 0.6), (0.2, 0.35, 0.5), (0.2, 0.3, 0.45), (0.3, 0.4, 0.55)
+_GRIDS = (0.01, 0, 0), (0.015, 1, 0.015), (0.02, 3, 0), (0.03, 1.5, 0)
+_ALL_ROUND = {"all round": _one("neighbours", (0.2,), sides="lurd")["0.2"]}
 _COLOURS = (("blue", "gold"), ("firebrick", "seagreen"), ("darkorange", "indigo"), ("black", "crimson"))
 PICTURES = [
     *_cells("tight crop", _crops((0, 1, 2, 4), (20, None), (45, 1 / 6), (90, None)), [0.9]),
@@ -460,15 +462,15 @@ PICTURES = [
     *_cells("desk at one side", _one("desk", (0.12, 0.18), sides="d", tilt=5.0), _ON_A_SHEET),
     *_cells("desk at one side", _one("desk", (0.3,), sides="r", tilt=8.0), (0.15, 0.25, 0.35), unusual=["0.3"]),
     *_cells("rim all round", _one("rim", (0.06, 0.12)), _ON_A_SHEET),
-    *_cells("printed box", _one("framed", (0.1, 0.25, 0.5), **_PRINTED), (0.2, 0.3, 0.45)),
-    *_cells("printed box", {"0.3, corners cut": _one("framed", (0.3,), **_PRINTED | {"cut": 0.3})["0.3"]}, (0.2, 0.3, 0.45)),
+    *_cells("printed box", _one("framed", (0.1, 0.25, 0.5), **_PRINTED), _IN_A_BOX),
+    *_cells("printed box", {"0.3, corners cut": _one("framed", (0.3,), **_PRINTED | {"cut": 0.3})["0.3"]}, _IN_A_BOX),
     *_cells("comb", _one("comb", (0.08, 0.25), part=0.5, **_PRINTED)),
     *_cells("baseline", _one("baseline", (0.0, 0.12), **_PRINTED)),
     *_cells("ruled", _lines("ruled", 1 / 3, (0.01, 0, 0), (0.03, 0, 0), (0.015, 1.5, 0.015), (0.03, 3, 0)), _ON_LINES),
-    *_cells("squared", _lines("squared", 0.2, (0.01, 0, 0), (0.015, 1, 0.015), (0.02, 3, 0), (0.03, 1.5, 0)), _ON_LINES),
-    *_cells("neighbours", _one("neighbours", (0.12,), sides="l") | _one("neighbours", (0.2,), sides="r"), (0.3, 0.4, 0.55)),
-    *_cells("neighbours", {"0.2 at both sides": _one("neighbours", (0.2,), sides="lr")["0.2"]}, (0.3, 0.4, 0.55)),
-    *_cells("neighbours", {"all round": _one("neighbours", (0.2,), sides="lurd")["0.2"]}, (0.3, 0.4, 0.5), unusual=["all round"]),
+    *_cells("squared", _lines("squared", 0.2, *_GRIDS), _ON_LINES),
+    *_cells("neighbours", _one("neighbours", (0.12,), sides="l") | _one("neighbours", (0.2,), sides="r"), _IN_A_ROW),
+    *_cells("neighbours", {"0.2 at both sides": _one("neighbours", (0.2,), sides="lr")["0.2"]}, _IN_A_ROW),
+    *_cells("neighbours", _ALL_ROUND, _IN_A_ROW, unusual=_ALL_ROUND),
     *_cells("specks", _one("specks", (0.04, 0.08))),
     *_cells("blur", _one("blur", (0.02, 0.04))),
     *_cells("noise", _one("noise", (0.05, 0.1))),

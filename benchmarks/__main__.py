@@ -119,7 +119,6 @@ def measure_all() -> list[str]:
     failed = measure([name for name in BENCHMARKS if name not in done], False, keep)
     if not failed:
         _DONE.unlink()
-    draw(_read(RESULTS).get("figures", {}))
     return failed
 
 
@@ -168,7 +167,9 @@ def main() -> int:
     try:
         if options.quick:
             return bool(measure(options.names or BENCHMARKS, True, lambda name, entry: None))
-        return bool(measure(options.names, False, _store) if options.names else measure_all())
+        failed = measure(options.names, False, _store) if options.names else measure_all()
+        draw(_read(RESULTS).get("figures", {}))
+        return bool(failed)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command goes on", file=sys.stderr)
         return 130

@@ -464,7 +464,7 @@ def preprocess_many(
 # %% ../nbs/01_preprocessing.ipynb #rasterize
 CANVAS = 280  # pixels on a side of the page's and the widget's canvas
 BRUSH = 18.0  # pixels, the width of their brush, with round ends
-_FINER = 2
+_FINER = 4  # as fine as a browser draws edges
 
 Strokes = Iterable[Iterable[tuple[float, float]]]
 

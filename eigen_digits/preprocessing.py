@@ -101,9 +101,7 @@ def picture_bytes(
     try:
         return base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
     except ValueError:
-        raise ImageError(
-            "the picture is not valid base64; send a data URL, data:image/png;base64,…, made from a picture file"
-        ) from None
+        raise ImageError("the picture is not valid base64; send a data URL, data:image/png;base64,…") from None
 
 # %% ../nbs/01_preprocessing.ipynb #from-array
 _SHAPES = "give (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), with the channels last"
@@ -202,9 +200,7 @@ def _read_file(file) -> bytes:
     except Exception as error:  # closed, open as text or for writing, or a connection that broke
         raise ImageError(f"the file cannot be read ({error}); open it with mode 'rb'") from error
     if not isinstance(data, bytes):
-        raise ImageError(
-            f"the file gives {type(data).__name__}; open it with mode 'rb', or give what it holds as bytes"
-        )
+        raise ImageError(f"the file gives {type(data).__name__}; open it with mode 'rb', or give its bytes")
     return data
 
 
@@ -267,6 +263,9 @@ def _spread(image: Image.Image) -> int:
     return max(high - low for low, high in extrema)
 
 # %% ../nbs/01_preprocessing.ipynb #to-grey
+_CLEARER = 1.5  # times: how much more contrast than brightness a colour must have to be taken
+
+
 def to_grey(
     image: Image.Image,  # mode "L" or "RGB"
 ) -> Image.Image:  # mode "L"
@@ -278,7 +277,7 @@ def to_grey(
     brightness = _spread(ImageOps.grayscale(coarse))
     spreads = [_spread(channel) for channel in coarse.split()]
     best = int(np.argmax(spreads))
-    return image.getchannel(best) if spreads[best] > max(1.5 * brightness, _FAINTEST) else grey
+    return image.getchannel(best) if spreads[best] > max(_CLEARER * brightness, _FAINTEST) else grey
 
 # %% ../nbs/01_preprocessing.ipynb #network
 class Network(threading.local):
@@ -359,6 +358,10 @@ def inks(
 _SURE = 0.56  # coverage that must be reached somewhere; shade and grain of empty paper stay below it, ink above
 _NEAR = VIEW / 3  # pixels of the view: how long a digit must be to be seen well
 _LOOKS = 4  # at most, each some five times nearer: enough for a digit of 2 % of the largest picture
+_CLOSEST = 3  # times: what is enlarged so far already is not looked at closer
+_EDGE = 0.5  # of the most covered pixel: what is covered less does not belong to the digit's box
+_REACH, _LEAST = 0.9, VIEW / 10  # how far a closer look goes from the middle, in digits; and at least, in pixels
+_LONG = 4  # times: a picture that is longer than wide by more is looked at in parts, too
 
 
 def find_ink(
@@ -377,7 +380,7 @@ def _parts(width: int, height: int) -> list[Box]:
     "Overlapping parts along a picture that is more than four times as long as wide, at most 77."
     long, short = max(width, height), min(width, height)
     length = max(short, long / 20)
-    starts = np.linspace(0, long - length, int(4 * long / length) - 3) if long > 4 * short else []
+    starts = np.linspace(0, long - length, int(4 * long / length) - 3) if long > _LONG * short else []
     return [(x, 0, x + length, short) if width > height else (0, x, short, x + length) for x in starts]
 
 
@@ -391,21 +394,21 @@ def _from(view: View, grey: Image.Image, network: Network) -> np.ndarray | None:
             break
         left, upper, right, lower = _extent(ink)
         found = ink[upper:lower, left:right]
-        if max(found.shape) >= _NEAR or view.scale >= 3:
+        if max(found.shape) >= _NEAR or view.scale >= _CLOSEST:
             break
         view = look(grey, _around(view, ((left + right) / 2, (upper + lower) / 2), max(found.shape), grey.size))
     return found
 
 
 def _extent(ink: np.ndarray) -> tuple[int, int, int, int]:
-    "Left, upper, right and lower end of what is covered at least half as much as the most covered pixel."
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) >= ink.max() / 2) for axis in (1, 0))
+    "Left, upper, right and lower end of what is covered as much as the edge of a digit."
+    rows, columns = (np.flatnonzero(ink.max(axis=axis) >= _EDGE * ink.max()) for axis in (1, 0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 def _around(view: View, middle: tuple[float, float], length: int, size: tuple[int, int]) -> Box:
     "The part of the picture around what was found in a view, with some four fifths of its length to spare."
-    reach = max(0.9 * length, VIEW / 10) / view.scale
+    reach = max(_REACH * length, _LEAST) / view.scale
     starts, ends = view.box[:2], view.box[2:]
     at = [(start + end) / 2 + (m - VIEW / 2) / view.scale for start, end, m in zip(starts, ends, middle)]
     return (*(max(0.0, x - reach) for x in at), *(min(float(most), x + reach) for x, most in zip(at, size)))
